@@ -1,0 +1,146 @@
+"""Every error that a caller can meet: a code for programs, words for people, and the facts of the case."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any, ClassVar
+
+PROBLEM_TYPE = "https://versolog.dev/problems/"
+
+
+class VersologError(Exception):
+    """A typed failure: `code` names its kind, `detail` says what was wrong and what to do, `facts` hold the values.
+
+    `retriable` is true where sending the same again can end otherwise.
+    """
+
+    code: str = "error"
+    status: int = HTTPStatus.INTERNAL_SERVER_ERROR
+    retriable: ClassVar[bool] = False
+
+    def __init__(self, detail: str, *, code: str | None = None, status: int | None = None, **facts: Any) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.facts = facts
+        if code is not None:
+            self.code = code
+        if status is not None:
+            self.status = status
+
+    def problem(self) -> dict[str, Any]:
+        """The error as an RFC 9457 problem object, the facts as its extension members."""
+        return {
+            "type": PROBLEM_TYPE + self.code,
+            "title": self.code.replace("-", " ").capitalize(),
+            "status": int(self.status),
+            "detail": self.detail,
+            "code": self.code,
+            **self.facts,
+        }
+
+
+class Malformed(VersologError):
+    """What was sent can't be read: not JSON, not Avro, not of the documented form."""
+
+    code = "malformed"
+    status = HTTPStatus.BAD_REQUEST
+
+
+class Invalid(VersologError):
+    """What was sent can be read and can't be meant: an unknown field, an empty key, a time to come."""
+
+    code = "invalid"
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+
+class TooLarge(VersologError):
+    """Over one of the limits in `versolog.schemas.limits`."""
+
+    code = "too-large"
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+class NotFound(VersologError):
+    """No such group, row, version, branch, tag or transaction."""
+
+    code = "not-found"
+    status = HTTPStatus.NOT_FOUND
+
+
+class Conflict(VersologError):
+    """What is asked for contradicts what was already decided."""
+
+    code = "conflict"
+    status = HTTPStatus.CONFLICT
+
+
+class PreconditionFailed(VersologError):
+    """The caller expected a version that is not the one found; both are in `facts`."""
+
+    code = "precondition-failed"
+    status = HTTPStatus.PRECONDITION_FAILED
+
+
+class Unavailable(VersologError):
+    """The log or the partition's owner can't be reached just now. Nothing is known to have failed: ask again."""
+
+    code = "unavailable"
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    retriable = True
+
+
+class TooMany(VersologError):
+    """More is under way than is allowed at once; wait and send again."""
+
+    code = "too-many-requests"
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    retriable = True
+
+
+class Undecided(VersologError):
+    """The transaction was sent and its outcome did not come in time. Ask for it by id, or send the same id again."""
+
+    code = "undecided"
+    status = HTTPStatus.ACCEPTED
+    retriable = True
+
+
+class BrokenLog(VersologError):
+    """A broken invariant of log or store: a gap, a wrong hash, a record lost. The partition stops rather than guess."""
+
+    code = "broken-log"
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class Misconfigured(VersologError):
+    """A setting, a topic or a directory that doesn't fit; `detail` names it and what it should be."""
+
+    code = "misconfigured"
+
+
+# The kinds of refusal a decided transaction may end in, with the HTTP status that each answers.
+REFUSALS: dict[str, type[VersologError]] = {
+    "malformed": Malformed,
+    "wrong-partition": Invalid,
+    "too-large": TooLarge,
+    "invalid": Invalid,
+    "version-mismatch": PreconditionFailed,
+    "head-mismatch": PreconditionFailed,
+    "id-reused": Conflict,
+    "overflow": Invalid,
+    "not-a-number": Invalid,
+    "schema-mismatch": Invalid,
+    "schema-incompatible": Invalid,
+    "unknown-operation": Invalid,
+    "unknown-group": NotFound,
+    "unknown-branch": NotFound,
+    "unknown-version": NotFound,
+    "unknown-ref": NotFound,
+    "ref-exists": Conflict,
+}
+
+
+def refusal(code: str, detail: str, **facts: Any) -> VersologError:
+    """The error that a refusal of kind `code` is."""
+    kind = REFUSALS.get(code, VersologError)
+    return kind(detail, code=code, **facts)

@@ -1,0 +1,82 @@
+"""What deciding and reading need to know of a partition: the shapes of its state, and the questions asked of it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+MAIN = "main"
+SETTINGS_TABLE = "$tables"
+"""The system table that keeps each table's own settings, its Avro schema among them: versioned like any row."""
+
+NO_HASH = bytes(32)
+
+
+class Head(NamedTuple):
+    """Where the chain of a group stands: its newest version over all branches."""
+
+    version: int
+    hash: bytes
+    committed_at: int
+    """Milliseconds on the store's clock."""
+    settings: int
+    """The newest version that changed a system table on any branch; 0 where none ever did."""
+
+
+class Branch(NamedTuple):
+    """A line of commits. A deleted branch keeps its record, since its commits stay readable by version."""
+
+    id: int
+    """The version that created it; names can be used again, ids can't."""
+    name: str
+    head: int
+    """Its newest version; `fork` where it has no commit of its own."""
+    parent: int | None
+    """The id of the branch it falls through to."""
+    fork: int
+    """The parent's version it falls through at; 0 without a parent."""
+    live: bool
+    """False once deleted."""
+
+
+class Row(NamedTuple):
+    """A row as one commit left it."""
+
+    version: int
+    committed_at: int
+    text: bytes | None
+    """JSON with sorted keys; None where the commit deleted it."""
+
+
+class Level(NamedTuple):
+    """One step of the way that a read takes: this branch, up to this version."""
+
+    branch: int
+    upto: int
+
+
+class State(Protocol):
+    """A partition's state as deciding sees it. Every answer is that of the newest decided transaction."""
+
+    def head(self, group: str) -> Head | None: ...
+    def branch(self, group: str, name: str) -> Branch | None:
+        """The live branch of that name."""
+
+    def branch_by_id(self, group: str, branch_id: int) -> Branch | None:
+        """The branch, deleted or not."""
+
+    def branches(self, group: str) -> list[Branch]:
+        """The live branches, by name."""
+
+    def tag(self, group: str, name: str) -> int | None: ...
+    def tags(self, group: str) -> dict[str, int]: ...
+    def row(self, group: str, level: Level, table: str, key: str) -> Row | None:
+        """The newest state of the row at one level, a deleted one included; None where this level says nothing."""
+
+    def commit(self, group: str, version: int) -> dict[str, Any] | None:
+        """The commit as its Avro record, pieces joined."""
+
+    def version_at(self, group: str, time_ms: int) -> int:
+        """The newest version with committed_at ≤ `time_ms`; 0 where there is none."""
+
+    def outcome(self, transaction_id: str) -> bytes | None:
+        """The Avro body of the outcome, where the transaction was decided."""
