@@ -54,6 +54,19 @@ class Level(NamedTuple):
     upto: int
 
 
+class Step(NamedTuple):
+    """A commit without its changes: what walking the graph needs to know."""
+
+    version: int
+    branch: int
+    """The id of the branch that it names."""
+    parents: tuple[int, ...]
+    tip: int
+    """That branch's head after it: the version itself, but for an operation on refs, which leaves the head where it is."""
+    committed_at: int
+    operation: str
+
+
 class State(Protocol):
     """A partition's state as deciding sees it. Every answer is that of the newest decided transaction."""
 
@@ -74,6 +87,13 @@ class State(Protocol):
 
     def commit(self, group: str, version: int) -> dict[str, Any] | None:
         """The commit as its Avro record, pieces joined."""
+
+    def step(self, group: str, version: int) -> Step | None:
+        """The commit's place in the graph, without reading its changes; None where there is no such version."""
+
+    def line(self, group: str, name: str, upto: int) -> Level | None:
+        """Where the branch that had this name when the group stood at version `upto` stood then: its id, and the newest
+        version ≤ `upto` whose commit names it (its fork where none does). None where no branch had the name then."""
 
     def version_at(self, group: str, time_ms: int) -> int:
         """The newest version with committed_at ≤ `time_ms`; 0 where there is none."""
