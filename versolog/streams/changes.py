@@ -1,0 +1,148 @@
+"""What becomes of the changes that a transaction asks for: each row as it will stand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from decimal import Context, Decimal, Inexact, Overflow
+from functools import lru_cache
+from typing import Any
+
+from versolog.schemas.codec import Record
+from versolog.schemas.documents import INT64_MAX, INT64_MIN, Document, from_text, merge_patch, row_from_text, to_bytes
+from versolog.schemas.errors import VersologError, refusal
+from versolog.schemas.limits import ROW_BYTES_MAX
+from versolog.schemas.tables import TableSchema, misfit, table_schema
+from versolog.streams.state import SETTINGS_TABLE, Level, State
+from versolog.streams.versions import row_at
+
+_DECIMAL = re.compile(r"-?\d{1,60}(\.\d{1,60})?")
+_EXACT = Context(prec=120, traps=[Inexact, Overflow])
+
+
+class Line:
+    """A branch of one group as the transaction at hand sees it: what stands there, and above it what it changes."""
+
+    def __init__(self, state: State, group: str, levels: list[Level], *, has_settings: bool) -> None:
+        self._state = state
+        self.group = group
+        self.levels = levels
+        self._has_settings = has_settings
+        self.changed: dict[tuple[str, str], bytes | None] = {}
+        """The rows as they will stand, by table and key, in the order they were first changed; None is deleted."""
+
+    def text(self, table: str, key: str) -> bytes | None:
+        """The row's JSON, the transaction's own changes included; None where it is absent."""
+        if (table, key) in self.changed:
+            return self.changed[table, key]
+        row = row_at(self._state, self.group, self.levels, table, key)
+        return None if row is None else row.text
+
+    def version(self, table: str, key: str) -> int:
+        """The version that last changed the row, before this transaction; 0 where it is absent."""
+        row = row_at(self._state, self.group, self.levels, table, key)
+        return 0 if row is None or row.text is None else row.version
+
+    def schema(self, table: str) -> TableSchema | None:
+        """The schema that the table's rows must fit."""
+        if not self._has_settings:
+            return None
+        settings = self.text(SETTINGS_TABLE, table)
+        return None if settings is None else _schema_in(settings)
+
+    def change(self, requested: Iterable[Record]) -> None:
+        """Apply the requested changes in order. Raises the refusal of the first that can't be."""
+        for request in requested:
+            self._change(request["op"], request["table"], request["key"], request["row"])
+
+    def check_schemas(self) -> list[Record]:
+        """Refuse a changed row that does not fit its table's schema; answers the schemas that were met."""
+        met: dict[str, TableSchema] = {}
+        for (table, key), text in self.changed.items():
+            schema = met.get(table) or self.schema(table)
+            if schema is None:
+                continue
+            met[table] = schema
+            if text is not None and (found := misfit(schema, row_from_text(text))) is not None:
+                path, reason = found
+                raise refusal(
+                    "schema-mismatch",
+                    f"the row {key!r} does not fit the schema of {table!r} at {path or '/'}: {reason}",
+                    group=self.group, table=table, key=key, path=path,
+                )  # fmt: skip
+        return [{"table": table, "fingerprint": schema.fingerprint} for table, schema in met.items()]
+
+    def _change(self, op: str, table: str, key: str, argument: str | None) -> None:
+        try:
+            if op == "delete":
+                if self.text(table, key) is not None:
+                    self.changed[table, key] = None
+                return
+            if argument is None:
+                raise refusal("malformed", f"{op} needs a row")
+            document = row_from_text(argument)
+            if op == "patch":
+                document = merge_patch(self._document(table, key), document)
+            elif op == "add":
+                document = _sum(self._document(table, key), document, "")
+            text = to_bytes(document)
+        except VersologError as error:
+            facts = {"group": self.group, "table": table, "key": key, **error.facts}
+            raise refusal(error.code, f"{op} of {key!r} in {table!r}: {error.detail}", **facts) from error
+        if len(text) > ROW_BYTES_MAX:
+            raise refusal(
+                "too-large", f"the row {key!r} of {table!r} has {len(text):,} bytes; the limit is {ROW_BYTES_MAX:,}",
+                group=self.group, table=table, key=key, limit=ROW_BYTES_MAX,
+            )  # fmt: skip
+        self.changed[table, key] = text
+
+    def _document(self, table: str, key: str) -> Document:
+        text = self.text(table, key)
+        return {} if text is None else row_from_text(text)
+
+
+@lru_cache(maxsize=4_096)
+def _schema_in(settings: bytes) -> TableSchema | None:
+    definition = from_text(settings).get("schema")
+    return None if definition is None else table_schema(to_bytes(definition))
+
+
+def _sum(base: Document, delta: Document, path: str) -> Document:
+    """`base` with the numbers of `delta` added, field by field and recursively in objects."""
+    total = dict(base)
+    for name, amount in delta.items():
+        total[name] = _added(base.get(name), amount, f"{path}/{name}")
+    return total
+
+
+def _added(base: Any, amount: Any, path: str) -> Any:
+    if isinstance(amount, dict):
+        if base is not None and not isinstance(base, dict):
+            raise refusal("not-a-number", f"{path} is not an object", path=path)
+        return _sum(base or {}, amount, path)
+    if _is_int(amount) and (base is None or _is_int(base)):
+        total = (base or 0) + amount
+        if not INT64_MIN <= total <= INT64_MAX:
+            raise refusal("overflow", f"{path} would be {total}, which does not fit 64 bits", path=path)
+        return total
+    exact = _EXACT.add(_decimal(0 if base is None else base, path), _decimal(amount, path))
+    text = format(exact, "f")
+    if not _DECIMAL.fullmatch(text):
+        raise refusal("overflow", f"{path} would have more than 60 digits on a side of the point", path=path)
+    return text
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _decimal(value: Any, path: str) -> Decimal:
+    if _is_int(value):
+        return Decimal(value)
+    if isinstance(value, str) and _DECIMAL.fullmatch(value):
+        return Decimal(value)
+    raise refusal(
+        "not-a-number",
+        f"{path} is {str(value)[:60]!r}; add is exact and takes 64-bit integers and decimal strings",
+        path=path,
+    )

@@ -1,0 +1,336 @@
+"""Deciding: a transaction and the state before it, to commits or a refusal. No I/O, no clock, no randomness."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from versolog.schemas import codec
+from versolog.schemas.codec import Record
+from versolog.schemas.documents import to_text
+from versolog.schemas.errors import VersologError, refusal
+from versolog.schemas.limits import (
+    AUTHOR_BYTES_MAX,
+    CHANGES_MAX,
+    MESSAGE_BYTES_MAX,
+    RECORD_BYTES_MAX,
+    TYPE_BYTES_MAX,
+    check_name,
+)
+from versolog.schemas.topics import partition_of
+from versolog.streams.chain import commit_hash
+from versolog.streams.changes import Line
+from versolog.streams.operations import Effect, Ground, perform
+from versolog.streams.overlay import Overlay
+from versolog.streams.state import MAIN, NO_HASH, Branch, Head, State
+from versolog.streams.versions import levels
+
+COMMIT = codec.schema("Commit")
+OUTCOME = codec.schema("Outcome")
+
+PIECE_BYTES_MAX = RECORD_BYTES_MAX - 64 * 1024
+"""The changes of one piece; the rest is for its header, whose parts have limits of their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One record of the transactions topic, as deciding sees it."""
+
+    offset: int
+    clock: int
+    """Milliseconds: the greatest LogAppendTime of the partition up to and including this record."""
+    intent_hash: bytes
+    transaction: Record | None
+    """None for a record that could not be read; `fault` says why."""
+    fault: VersologError | None = None
+
+
+class Piece(NamedTuple):
+    """One record of the commits topic."""
+
+    record: Record
+    body: bytes
+    hash: bytes
+
+
+class Sealed(NamedTuple):
+    """A commit with its place in the chain: whole, and as the pieces that are written."""
+
+    whole: Record
+    pieces: list[Piece]
+    hash: bytes
+
+
+class Decision(NamedTuple):
+    """The end of one transaction. A repeated one has the outcome that its id had first, and no commits."""
+
+    transaction_id: str
+    intent_hash: bytes
+    outcome: bytes
+    """The Avro body of its Outcome."""
+    commits: Sequence[Sealed]
+    code: str
+    """Empty where it was committed."""
+    repeated: bool = False
+
+
+def decide(overlay: Overlay, asked: Asked, partition: int, partitions: int) -> Decision:
+    """Decide one transaction and fold what was decided into the top layer of `overlay`."""
+    transaction = asked.transaction
+    if transaction is None:
+        assert asked.fault is not None, "a record is read or has a fault"
+        return _refused(asked, "", (), asked.fault)
+    transaction_id = transaction["id"]
+    try:
+        check_name("id", transaction_id)
+    except VersologError as error:
+        return _refused(asked, "", (), error)
+    known = overlay.outcome(transaction_id)
+    if known is not None:
+        return _repeated(asked, transaction, known)
+    parts: list[Record] = transaction["parts"]
+    try:
+        _check_form(transaction, partition, partitions)
+        grounds = [_ground(overlay, part) for part in parts]
+        effects = [_effect(ground, part) for ground, part in zip(grounds, parts, strict=True)]
+    except VersologError as error:
+        decision = _refused(asked, transaction_id, parts, error)
+    else:
+        decision = _committed(asked, transaction, grounds, effects)
+        for sealed in decision.commits:
+            overlay.apply(sealed.whole, sealed.hash)
+    overlay.remember(transaction_id, decision.outcome)
+    return decision
+
+
+def plan(state: State, part: Record) -> tuple[Line, Effect]:
+    """What `part` would do if it were decided now, for a dry run. Raises its refusal."""
+    ground = _ground(state, part)
+    effect = _effect(ground, part)
+    return ground.line, effect or Effect()
+
+
+def _check_form(transaction: Record, partition: int, partitions: int) -> None:
+    """Refuse what no honest builder would send, before any state is asked."""
+    for field, limit in (("author", AUTHOR_BYTES_MAX), ("message", MESSAGE_BYTES_MAX), ("type", TYPE_BYTES_MAX)):
+        text = transaction[field]
+        if len(text) * 4 > limit and len(text.encode()) > limit:
+            raise refusal("too-large", f"{field} has over {limit:,} bytes", field=field, limit=limit)
+    parts = transaction["parts"]
+    if not parts:
+        raise refusal("invalid", "the transaction names no group", field="parts")
+    if len(parts) > 1 and len({part["group"] for part in parts}) < len(parts):
+        raise refusal("invalid", "a group is named twice; put all its changes into one part", field="parts")
+    changes = 0
+    for part in parts:
+        group = part["group"]
+        check_name("group", group)
+        if (wanted := partition_of(group, partitions)) != partition:
+            if len(parts) > 1:
+                raise refusal("invalid", "its groups are of several partitions, which one transaction can't span yet")
+            raise refusal(
+                "wrong-partition", f"the group {group!r} belongs to partition {wanted}, not {partition}: "
+                "key the record with the group and partition by murmur2", group=group, expected=wanted, found=partition,
+            )  # fmt: skip
+        changes += _check_part(part)
+    if changes > CHANGES_MAX:
+        raise refusal("too-large", f"{changes:,} changes; the limit is {CHANGES_MAX:,}", limit=CHANGES_MAX)
+
+
+def _check_part(part: Record) -> int:
+    check_name("branch", part["branch"])
+    for named in part["expect"]:
+        check_name("table", named["table"])
+        check_name("key", named["key"])
+    for change in part["changes"]:
+        table = change["table"]
+        check_name("table", table)
+        check_name("key", change["key"])
+        if table.startswith("$"):
+            raise refusal("invalid", f"{table!r} is a system table; its rows are changed by operations", table=table)
+    operation = part["operation"]
+    if operation is not None and part["changes"]:
+        raise refusal("invalid", f"{operation['kind']} and changes can't stand in one part", group=part["group"])
+    asks = part["changes"] or part["expect"] or operation or part["expect_head"] is not None
+    if not asks:
+        raise refusal("invalid", f"nothing is asked of the group {part['group']!r}", group=part["group"])
+    return len(part["changes"])
+
+
+def _ground(state: State, part: Record) -> Ground:
+    """The part's branch as it stands, its preconditions met."""
+    group, name = part["group"], part["branch"]
+    head = state.head(group)
+    branch = state.branch(group, name) if head is not None else None
+    steps = levels(state, group, branch, head.version) if branch is not None and head is not None else []
+    line = Line(state, group, steps, has_settings=head is not None and head.settings > 0)
+    if branch is None and name != MAIN:
+        raise refusal("unknown-branch", f"the group {group!r} has no branch {name!r}", group=group, branch=name)
+    expected, found = part["expect_head"], branch.head if branch is not None else 0
+    if expected is not None and expected != found:
+        raise refusal(
+            "head-mismatch", f"the head of {name!r} in {group!r} is version {found}, not {expected}",
+            group=group, branch=name, expected=expected, found=found,
+        )  # fmt: skip
+    for row in part["expect"]:
+        found = line.version(row["table"], row["key"])
+        if found != row["version"]:
+            raise refusal(
+                "version-mismatch", _mismatch(row["key"], row["table"], row["version"], found),
+                group=group, table=row["table"], key=row["key"], expected=row["version"], found=found,
+            )  # fmt: skip
+    return Ground(state, group, head, name, branch, line)
+
+
+def _mismatch(key: str, table: str, expected: int, found: int) -> str:
+    if found == 0:
+        return f"the row {key!r} of {table!r} is absent; version {expected} was expected"
+    if expected == 0:
+        return f"the row {key!r} of {table!r} exists since version {found}; it was expected to be absent"
+    return f"the row {key!r} of {table!r} was last changed by version {found}, not {expected}"
+
+
+def _effect(ground: Ground, part: Record) -> Effect | None:
+    """What the part does; None where it holds only preconditions."""
+    if part["operation"] is not None:
+        return perform(ground, part["operation"])
+    if not part["changes"]:
+        return None
+    ground.line.change(part["changes"])
+    return Effect()
+
+
+def _committed(
+    asked: Asked, transaction: Record, grounds: Sequence[Ground], effects: Sequence[Effect | None]
+) -> Decision:
+    committed_at = max(asked.clock, *(ground.head.committed_at if ground.head else 0 for ground in grounds))
+    sealed: list[Sealed] = []
+    results: list[Record] = []
+    versions = [
+        {"group": ground.group, "version": _next_version(ground.head)}
+        for ground, effect in zip(grounds, effects, strict=True)
+        if effect is not None
+    ]
+    try:
+        schemas = [ground.line.check_schemas() for ground in grounds]
+    except VersologError as error:
+        return _refused(asked, transaction["id"], transaction["parts"], error)
+    for ground, effect, part, met in zip(grounds, effects, transaction["parts"], schemas, strict=True):
+        version, hash_ = 0, NO_HASH
+        if effect is not None:
+            others = [other for other in versions if other["group"] != ground.group] if len(versions) > 1 else []
+            commit = _seal(asked, transaction, part, ground, effect, committed_at, others, met)
+            sealed.append(commit)
+            version, hash_ = commit.whole["version"], commit.hash
+        results.append({"group": ground.group, "branch": ground.branch_name, "version": version, "hash": hash_})
+    outcome = _outcome(asked, transaction["id"], committed_at, "committed", results)
+    return Decision(transaction["id"], asked.intent_hash, outcome, sealed, "")
+
+
+def _next_version(head: Head | None) -> int:
+    return 1 if head is None else head.version + 1
+
+
+def _seal(
+    asked: Asked, transaction: Record, part: Record, ground: Ground, effect: Effect,
+    committed_at: int, others: list[Record], schemas: list[Record],
+) -> Sealed:  # fmt: skip
+    """The commit of one part with its place in the group's chain."""
+    version = _next_version(ground.head)
+    branch = effect.branch or ground.branch or Branch(version, ground.branch_name, 0, None, 0, live=True)
+    operation = part["operation"]
+    whole: Record = {
+        "group": ground.group,
+        "version": version,
+        "branch": branch.name,
+        "branch_id": branch.id,
+        "parents": [branch.head] if effect.moves_head and branch.id != version else [],
+        "previous_hash": NO_HASH if ground.head is None else ground.head.hash,
+        "transaction_id": transaction["id"],
+        "intent_hash": asked.intent_hash,
+        "transaction_offset": asked.offset,
+        "sequence_offset": None,
+        "others": others,
+        "author": transaction["author"],
+        "message": transaction["message"],
+        "type": transaction["type"],
+        "committed_at": committed_at,
+        "occurred_at": transaction["occurred_at"],
+        "operation": "write" if operation is None else operation["kind"],
+        "arguments": "" if operation is None else operation["arguments"],
+        "changes": [
+            {"table": table, "key": key, "row": None if text is None else text.decode()}
+            for (table, key), text in ground.line.changed.items()
+        ],
+        "refs": effect.refs,
+        "schemas": schemas,
+        "piece": 1,
+        "pieces": 1,
+    }
+    body = codec.encode(COMMIT, whole)
+    if len(body) <= RECORD_BYTES_MAX:
+        hash_ = commit_hash(COMMIT.fingerprint, body)
+        return Sealed(whole, [Piece(whole, body, hash_)], hash_)
+    pieces = _cut(whole)
+    return Sealed(whole, pieces, pieces[-1].hash)
+
+
+def _cut(whole: Record) -> list[Piece]:
+    """The commit as pieces that each fit a record, every one naming the hash of the one before."""
+    runs: list[list[Record]] = [[]]
+    size = 0
+    for change in whole["changes"]:
+        change_bytes = len(change["table"]) * 4 + len(change["key"]) * 4 + len((change["row"] or "").encode()) + 16
+        if runs[-1] and size + change_bytes > PIECE_BYTES_MAX:
+            runs.append([])
+            size = 0
+        runs[-1].append(change)
+        size += change_bytes
+    pieces: list[Piece] = []
+    previous = whole["previous_hash"]
+    for number, changes in enumerate(runs, start=1):
+        refs = whole["refs"] if number == 1 else []
+        record = {**whole, "changes": changes, "refs": refs, "previous_hash": previous}
+        record |= {"piece": number, "pieces": len(runs)}
+        body = codec.encode(COMMIT, record)
+        previous = commit_hash(COMMIT.fingerprint, body)
+        pieces.append(Piece(record, body, previous))
+    return pieces
+
+
+def _refused(asked: Asked, transaction_id: str, parts: Sequence[Record], error: VersologError) -> Decision:
+    results = [{"group": part["group"], "branch": part["branch"], "version": 0, "hash": NO_HASH} for part in parts]
+    outcome = _outcome(asked, transaction_id, asked.clock, "refused", results, error)
+    return Decision(transaction_id, asked.intent_hash, outcome, (), error.code)
+
+
+def _repeated(asked: Asked, transaction: Record, known: bytes) -> Decision:
+    """The first outcome again; another content under the same id is refused, and the first outcome stands."""
+    first = codec.decode(OUTCOME, known)
+    transaction_id = transaction["id"]
+    if first["intent_hash"] != asked.intent_hash:
+        error = refusal(
+            "id-reused", f"the id {transaction_id!r} was decided before with another content; send a new id",
+            id=transaction_id, decided=first["outcome"],
+        )  # fmt: skip
+        return _refused(asked, transaction_id, transaction["parts"], error)._replace(repeated=True)
+    return Decision(transaction_id, asked.intent_hash, known, (), first["code"], repeated=True)
+
+
+def _outcome(
+    asked: Asked, transaction_id: str, decided_at: int, verdict: str, parts: list[Record],
+    error: VersologError | None = None,
+) -> bytes:  # fmt: skip
+    record: dict[str, Any] = {
+        "transaction_id": transaction_id,
+        "intent_hash": asked.intent_hash,
+        "transaction_offset": asked.offset,
+        "committed_at": decided_at,
+        "outcome": verdict,
+        "parts": parts,
+        "code": "" if error is None else error.code,
+        "detail": "" if error is None else error.detail,
+        "facts": "" if error is None or not error.facts else to_text(error.facts),
+    }
+    return codec.encode(OUTCOME, record)

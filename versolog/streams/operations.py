@@ -1,0 +1,169 @@
+"""Version-control operations on a group: what each changes in rows and refs. Pure, and decided like any write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from versolog.schemas.codec import Record
+from versolog.schemas.documents import from_text, to_bytes
+from versolog.schemas.errors import VersologError, refusal
+from versolog.schemas.limits import check_name
+from versolog.schemas.tables import incompatibility, table_schema
+from versolog.streams.changes import Line
+from versolog.streams.state import SETTINGS_TABLE, Branch, Head, State
+from versolog.streams.versions import check_ref_name, diff, resolve, touched
+
+REFS_MAX = 5_000
+"""Branches and tags in a group, so that dropping it fits one record."""
+
+
+@dataclass(slots=True)
+class Ground:
+    """Where an operation stands: the group, its head, the branch (None where it does not exist) and its rows."""
+
+    state: State
+    group: str
+    head: Head | None
+    branch_name: str
+    branch: Branch | None
+    line: Line
+
+
+@dataclass(slots=True)
+class Effect:
+    """What an operation does besides the rows changed on its line."""
+
+    refs: list[Record] = field(default_factory=list)
+    moves_head: bool = True
+    """False for operations on refs: they take a version and belong to no line of commits."""
+    branch: Branch | None = None
+    """The branch that the commit names, where it is not the one asked for."""
+
+
+def perform(ground: Ground, operation: Record) -> Effect:
+    """The effect of `operation`; row changes go onto `ground.line`. Raises its refusal."""
+    kind = operation["kind"]
+    found = _KINDS.get(kind)
+    if found is None:
+        raise refusal("unknown-operation", f"there is no operation {kind!r}; known: {', '.join(sorted(_KINDS))}")
+    try:
+        arguments = from_text(operation["arguments"])
+    except VersologError as error:
+        raise refusal("malformed", f"the arguments of {kind}: {error.detail}") from error
+    function, known = found
+    if not isinstance(arguments, dict):
+        raise refusal("malformed", f"the arguments of {kind} are a JSON object")
+    for name, value in arguments.items():
+        if name not in known:
+            raise refusal("invalid", f"{kind} takes no {name!r}; it takes {', '.join(known) or 'nothing'}", field=name)
+        if value is not None and not isinstance(value, known[name]):
+            raise refusal("invalid", f"{name} of {kind} is not a {known[name].__name__}", field=name)
+    if ground.head is None:
+        raise refusal("unknown-group", f"the group {ground.group!r} has no commits", group=ground.group)
+    return function(ground, ground.head, {name: arguments.get(name) for name in known})
+
+
+def _branch(ground: Ground) -> Branch:
+    if ground.branch is None:
+        raise refusal(
+            "unknown-branch", f"the group {ground.group!r} has no branch {ground.branch_name!r}",
+            group=ground.group, branch=ground.branch_name,
+        )  # fmt: skip
+    return ground.branch
+
+
+def _rollback(ground: Ground, head: Head, arguments: dict[str, Any]) -> Effect:
+    """Make the branch, or a part of its rows, equal a past version."""
+    branch = _branch(ground)
+    if arguments["to"] is None:
+        raise refusal("invalid", "rollback needs `to`: the version, tag or time to go back to", field="to")
+    state, group = ground.state, ground.group
+    now = resolve(state, group, branch.name, None)
+    then = resolve(state, group, arguments["to"], branch.name)
+    rows = touched(state, group, now.version, then.version).rows
+    wanted = {row for row in rows if _asked_for(row, arguments)}
+    for changed in diff(state, now, then, wanted):
+        ground.line.changed[changed.table, changed.key] = changed.after.text if changed.after else None
+    return Effect()
+
+
+def _asked_for(row: tuple[str, str], arguments: dict[str, Any]) -> bool:
+    table, key = row
+    return (
+        (arguments["table"] is None or table == arguments["table"])
+        and (arguments["key"] is None or key == arguments["key"])
+        and (arguments["prefix"] is None or key.startswith(arguments["prefix"]))
+    )
+
+
+def _tag(ground: Ground, head: Head, arguments: dict[str, Any]) -> Effect:
+    """Name a version."""
+    name = check_ref_name("tag", arguments["name"] or "")
+    state, group = ground.state, ground.group
+    if state.branch(group, name) is not None:
+        raise refusal("ref-exists", f"{name!r} is a branch of {group!r}; choose another name", group=group, name=name)
+    found = state.tag(group, name)
+    at = resolve(state, group, arguments["at"], ground.branch_name)
+    if found is not None and not arguments["move"]:
+        raise refusal(
+            "ref-exists", f"the tag {name!r} names version {found}; say `move` to move it",
+            group=group, name=name, expected=0, found=found,
+        )  # fmt: skip
+    if found is None and len(state.tags(group)) + len(state.branches(group)) >= REFS_MAX:
+        raise refusal("too-large", f"the group {group!r} has {REFS_MAX:,} branches and tags, the most it can have")
+    branch = state.branch_by_id(group, at.branch_id)
+    return Effect([_ref("tag", name, at.version)], moves_head=False, branch=branch)
+
+
+def _delete_tag(ground: Ground, head: Head, arguments: dict[str, Any]) -> Effect:
+    name = check_ref_name("tag", arguments["name"] or "")
+    if ground.state.tag(ground.group, name) is None:
+        raise refusal("unknown-ref", f"the group {ground.group!r} has no tag {name!r}", group=ground.group, name=name)
+    return Effect([_ref("tag", name, None)], moves_head=False)
+
+
+def _set_schema(ground: Ground, head: Head, arguments: dict[str, Any]) -> Effect:
+    """Give a table the Avro schema that rows written from now on must fit; null takes it away."""
+    _branch(ground)
+    table, definition = arguments["table"], arguments["schema"]
+    if table is None or not table or table.startswith("$"):
+        raise refusal("invalid", "set-schema needs the name of a table", field="table")
+    check_name("table", table)
+    previous = ground.line.schema(table)
+    settings: dict[str, Any] = from_text(ground.line.text(SETTINGS_TABLE, table) or b"{}")
+    settings.pop("schema", None)
+    if definition is not None:
+        schema = table_schema(to_bytes(definition))
+        if previous is not None and (reason := incompatibility(schema, previous)) is not None:
+            raise refusal(
+                "schema-incompatible", f"rows of {table!r} might not fit the new schema at {reason}",
+                group=ground.group, table=table, reason=reason,
+            )  # fmt: skip
+        settings["schema"] = definition
+    ground.line.changed[SETTINGS_TABLE, table] = to_bytes(settings) if settings else None
+    return Effect()
+
+
+def _drop_group(ground: Ground, head: Head, arguments: dict[str, Any]) -> Effect:
+    """Take the group away: its branches and tags end here; its log, and its numbering, go on."""
+    branch = _branch(ground)
+    state, group = ground.state, ground.group
+    refs = [_ref("branch", live.name, None) for live in state.branches(group)]
+    refs += [_ref("tag", name, None) for name in state.tags(group)]
+    return Effect(refs, moves_head=False, branch=branch)
+
+
+def _ref(kind: str, name: str, version: int | None, parent: int | None = None) -> Record:
+    return {"kind": kind, "name": name, "version": version, "parent": parent}
+
+
+_Perform = Callable[[Ground, Head, dict[str, Any]], Effect]
+_KINDS: dict[str, tuple[_Perform, dict[str, type]]] = {
+    "rollback": (_rollback, {"to": str, "table": str, "key": str, "prefix": str}),
+    "tag": (_tag, {"name": str, "at": str, "move": bool}),
+    "delete-tag": (_delete_tag, {"name": str}),
+    "set-schema": (_set_schema, {"table": str, "schema": dict}),
+    "drop-group": (_drop_group, {}),
+}

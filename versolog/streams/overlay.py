@@ -1,0 +1,207 @@
+"""The state as of the newest decided transaction: the store, and above it what is decided and not yet stored."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Any
+
+from versolog.schemas.codec import Record
+from versolog.streams.state import Branch, Head, Level, Row, State, Step
+from versolog.streams.versions import branches_after, moves_head
+
+_version_of = itemgetter(0)
+
+
+@dataclass(slots=True)
+class Layer:
+    """What the transactions of one batch changed."""
+
+    heads: dict[str, Head] = field(default_factory=dict)
+    branches: dict[tuple[str, int], Branch] = field(default_factory=dict)
+    branch_names: dict[tuple[str, str], int | None] = field(default_factory=dict)
+    tags: dict[tuple[str, str], int | None] = field(default_factory=dict)
+    rows: dict[tuple[str, int, str, str], list[Row]] = field(default_factory=dict)
+    """By group, branch, table and key: the states in order of version."""
+    commits: dict[str, list[Record]] = field(default_factory=dict)
+    tips: dict[tuple[str, int], int] = field(default_factory=dict)
+    """For an operation on refs, the head that it left its branch at."""
+    outcomes: dict[str, bytes] = field(default_factory=dict)
+
+
+class Overlay:
+    """A State over `base`: layers are added on top as batches are decided and taken off the bottom once stored."""
+
+    def __init__(self, base: State) -> None:
+        self._base = base
+        self._layers: deque[Layer] = deque([Layer()])
+
+    @property
+    def top(self) -> Layer:
+        """The layer that decisions go into."""
+        return self._layers[-1]
+
+    def push(self) -> Layer:
+        """Close the top layer and open another above it; returns the closed one."""
+        closed = self.top
+        self._layers.append(Layer())
+        return closed
+
+    def drop(self, layer: Layer) -> None:
+        """Take off the bottom layer, whose content the store holds now."""
+        assert self._layers[0] is layer, "layers are stored in the order they were decided"
+        self._layers.popleft()
+
+    def remember(self, transaction_id: str, outcome: bytes) -> None:
+        """Add the outcome of a decided transaction."""
+        self.top.outcomes[transaction_id] = outcome
+
+    def apply(self, commit: Record, commit_hash: bytes) -> None:
+        """Fold one decided commit (whole, not in pieces) into the top layer."""
+        layer = self.top
+        group, version, branch_id = commit["group"], commit["version"], commit["branch_id"]
+        previous = self.head(group)
+        changes = commit["changes"]
+        committed_at = commit["committed_at"]
+        settings = previous.settings if previous is not None else 0
+        for change in changes:
+            table, row = change["table"], change["row"]
+            if table.startswith("$"):
+                settings = version
+            state = Row(version, committed_at, None if row is None else row.encode())
+            key = (group, branch_id, table, change["key"])
+            found = layer.rows.get(key)
+            if found is None:
+                layer.rows[key] = [state]
+            else:
+                found.append(state)
+        self._apply_refs(layer, commit)
+        layer.heads[group] = Head(version, commit_hash, committed_at, settings)
+        layer.commits.setdefault(group, []).append(commit)
+
+    def _apply_refs(self, layer: Layer, commit: Record) -> None:
+        group, branch_id, version = commit["group"], commit["branch_id"], commit["version"]
+        if not commit["refs"] and commit["parents"]:
+            branch = self.branch_by_id(group, branch_id)
+            assert branch is not None, f"a commit on branch {branch_id} of {group}, which does not exist"
+            layer.branches[group, branch_id] = branch._replace(head=version)
+            return
+        for branch in branches_after(self, commit):
+            layer.branches[group, branch.id] = branch
+            layer.branch_names[group, branch.name] = branch.id if branch.live else None
+        for ref in commit["refs"]:
+            if ref["kind"] == "tag":
+                layer.tags[group, ref["name"]] = ref["version"]
+        if not moves_head(commit):
+            named = self.branch_by_id(group, branch_id)
+            layer.tips[group, version] = named.head if named is not None else 0
+
+    # The questions of State, each asked of the layers from the newest down and then of the store.
+
+    def head(self, group: str) -> Head | None:
+        for layer in reversed(self._layers):
+            if (found := layer.heads.get(group)) is not None:
+                return found
+        return self._base.head(group)
+
+    def branch(self, group: str, name: str) -> Branch | None:
+        for layer in reversed(self._layers):
+            if (group, name) in layer.branch_names:
+                branch_id = layer.branch_names[group, name]
+                return None if branch_id is None else self.branch_by_id(group, branch_id)
+        stored = self._base.branch(group, name)
+        return None if stored is None else self.branch_by_id(group, stored.id)
+
+    def branch_by_id(self, group: str, branch_id: int) -> Branch | None:
+        for layer in reversed(self._layers):
+            if (found := layer.branches.get((group, branch_id))) is not None:
+                return found
+        return self._base.branch_by_id(group, branch_id)
+
+    def branches(self, group: str) -> list[Branch]:
+        names = {branch.name for branch in self._base.branches(group)}
+        names.update(name for layer in self._layers for of_group, name in layer.branch_names if of_group == group)
+        found = (self.branch(group, name) for name in sorted(names))
+        return [branch for branch in found if branch is not None]
+
+    def tag(self, group: str, name: str) -> int | None:
+        for layer in reversed(self._layers):
+            if (group, name) in layer.tags:
+                return layer.tags[group, name]
+        return self._base.tag(group, name)
+
+    def tags(self, group: str) -> dict[str, int]:
+        tags: dict[str, int | None] = dict(self._base.tags(group))
+        for layer in self._layers:
+            tags.update({name: version for (of_group, name), version in layer.tags.items() if of_group == group})
+        return {name: version for name, version in sorted(tags.items()) if version is not None}
+
+    def row(self, group: str, level: Level, table: str, key: str) -> Row | None:
+        branch_id, upto = level
+        for layer in reversed(self._layers):
+            states = layer.rows.get((group, branch_id, table, key))
+            if states is not None:
+                if states[-1].version <= upto:
+                    return states[-1]
+                if before := bisect_right(states, upto, key=_version_of):
+                    return states[before - 1]
+        return self._base.row(group, level, table, key)
+
+    def commit(self, group: str, version: int) -> dict[str, Any] | None:
+        for layer in reversed(self._layers):
+            commits = layer.commits.get(group)
+            if commits and version >= commits[0]["version"]:
+                index = version - commits[0]["version"]
+                return commits[index] if index < len(commits) else None
+        return self._base.commit(group, version)
+
+    def step(self, group: str, version: int) -> Step | None:
+        for layer in reversed(self._layers):
+            commits = layer.commits.get(group)
+            if commits and version >= commits[0]["version"]:
+                commit = self.commit(group, version)
+                return None if commit is None else _step(commit, layer.tips.get((group, version), version))
+        return self._base.step(group, version)
+
+    def line(self, group: str, name: str, upto: int) -> Level | None:
+        level = self._base.line(group, name, upto)
+        for layer in self._layers:
+            for commit in layer.commits.get(group, ()):
+                if commit["version"] > upto:
+                    break
+                level = _line_after(level, name, commit)
+        return level
+
+    def version_at(self, group: str, time_ms: int) -> int:
+        for layer in reversed(self._layers):
+            commits = layer.commits.get(group)
+            if commits and commits[0]["committed_at"] <= time_ms:
+                after = bisect_right(commits, time_ms, key=lambda commit: commit["committed_at"])
+                return int(commits[after - 1]["version"])
+        return self._base.version_at(group, time_ms)
+
+    def outcome(self, transaction_id: str) -> bytes | None:
+        for layer in reversed(self._layers):
+            if (found := layer.outcomes.get(transaction_id)) is not None:
+                return found
+        return self._base.outcome(transaction_id)
+
+
+def _step(commit: Record, tip: int) -> Step:
+    parents, committed_at = tuple(commit["parents"]), commit["committed_at"]
+    return Step(commit["version"], commit["branch_id"], parents, tip, committed_at, commit["operation"])
+
+
+def _line_after(level: Level | None, name: str, commit: Record) -> Level | None:
+    """Where the branch of that name stands after `commit`, having stood at `level` before it."""
+    version = commit["version"]
+    for ref in commit["refs"]:
+        if ref["kind"] == "branch" and ref["name"] == name:
+            level = None if ref["version"] is None else Level(version, ref["version"])
+    if level is None and commit["branch"] == name and commit["branch_id"] == version and moves_head(commit):
+        return Level(version, version)
+    if level is not None and level.branch == commit["branch_id"]:
+        return Level(level.branch, version)
+    return level
