@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
+from decimal import Decimal
 from typing import Any, NoReturn
 
 import orjson
@@ -12,35 +14,46 @@ from versolog.schemas.errors import Invalid, Malformed
 
 Document = dict[str, Any]
 
-_LONG_NUMBER = re.compile(rb"\d{16}")
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+DECIMAL = re.compile(r"-?[0-9]{1,60}(\.[0-9]{1,60})?")
+"""A decimal number as a string, the form in which `add` counts without rounding."""
+DEPTH_MAX = 128
+"""How deep arrays and objects may stand in each other."""
+
+_LOSES_DIGITS_MAYBE = re.compile(rb"[0-9][0-9.]{17}|[0-9][eE]-[0-9]{3}")
+_STRICT = orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 
 
 def to_text(document: object) -> str:
-    """`document` as JSON with sorted keys, the spelling that goes on the wire. Raises Invalid for what JSON can't say."""
+    """`document` as JSON with sorted keys, its spelling on the wire. Raises Invalid for what JSON can't say."""
     return to_bytes(document).decode()
 
 
 def to_bytes(document: object) -> bytes:
     """As `to_text`, in UTF-8."""
     try:
-        text = orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
-    except (TypeError, orjson.JSONEncodeError) as error:
+        text = orjson.dumps(document, option=_STRICT)
+    except TypeError as error:
         raise Invalid(f"the row can't be written as JSON: {error}") from error
+    _check_depth(text, document)
     if b"null" in text:
         _refuse_not_a_number(document)  # orjson writes NaN and the infinities as null
     return text
 
 
 def from_text(text: str | bytes) -> Any:
-    """The document in `text`. Raises Malformed where it isn't JSON or holds a number that would lose digits here."""
+    """The document in `text`. Raises Malformed where it isn't JSON or holds a number that would lose digits here.
+
+    Integers are exact in 64 bits; other numbers are IEEE doubles, so one of more than 17 digits is refused.
+    """
     try:
         document = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
+        raw = text.encode() if isinstance(text, str) else text
+    except ValueError as error:
         raise Malformed(f"not JSON: {error}") from error
-    raw = text.encode() if isinstance(text, str) else text
-    if _LONG_NUMBER.search(raw):
-        json.loads(raw, parse_int=_exact_int)
+    _check_depth(raw, document)
+    if _LOSES_DIGITS_MAYBE.search(raw):
+        json.loads(raw, parse_int=_exact_int, parse_float=_exact_float)
     return document
 
 
@@ -48,7 +61,7 @@ def row_from_text(text: str | bytes) -> Document:
     """As `from_text`, for a row: a JSON object."""
     document = from_text(text)
     if not isinstance(document, dict):
-        raise Invalid(f"a row is a JSON object, not {_kind_of(document)}")
+        raise Invalid(f"a row is a JSON object, not {kind_of(document)}")
     return document
 
 
@@ -65,11 +78,64 @@ def merge_patch(target: Any, patch: Any) -> Any:
     return merged
 
 
+def check_amounts(amounts: Document, path: str = "") -> None:
+    """Refuse as Invalid what `add` can't count: all but 64-bit integers, decimal strings, and objects of these."""
+    for name, amount in amounts.items():
+        place = f"{path}/{name}"
+        if isinstance(amount, dict):
+            check_amounts(amount, place)
+        elif isinstance(amount, str) and not DECIMAL.fullmatch(amount):
+            raise Invalid(f"{place}: {amount[:64]!r} is not a decimal number such as '12.50'", field="row", path=place)
+        elif isinstance(amount, bool) or not isinstance(amount, int | str):
+            detail = f"{place} is {kind_of(amount)}; add is exact and takes 64-bit integers and decimal strings"
+            raise Invalid(detail, field="row", path=place)
+        elif isinstance(amount, int) and not INT64_MIN <= amount <= INT64_MAX:
+            raise Invalid(f"{place}: {amount} doesn't fit a signed 64-bit integer", field="row", path=place)
+
+
+def kind_of(value: object) -> str:
+    """What `value` is in JSON, for a sentence."""
+    kinds = {
+        dict: "an object",
+        list: "an array",
+        str: "a string",
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+    }
+    return "null" if value is None else kinds.get(type(value), f"a {type(value).__name__}")
+
+
 def _exact_int(digits: str) -> int:
     number = int(digits)
     if not INT64_MIN <= number <= 2**64 - 1:
-        raise Malformed(f"the number {digits} doesn't fit 64 bits; write it as a string to keep every digit")
+        raise Malformed(f"the number {digits[:64]} doesn't fit 64 bits; write it as a string to keep every digit")
     return number
+
+
+def _exact_float(digits: str) -> float:
+    number, exact = float(digits), Decimal(digits)
+    if (len(exact.as_tuple().digits) > 17 and Decimal(repr(number)) != exact) or (number == 0.0 and exact != 0):
+        raise Malformed(f"the number {digits[:64]} doesn't fit a double; write it as a string to keep every digit")
+    return number
+
+
+def _check_depth(text: bytes, document: object) -> None:
+    """Readers of a row walk it recursively, so one that is too deep is refused while it is still text."""
+    if text.count(b"{") + text.count(b"[") <= DEPTH_MAX:
+        return
+    level: list[object] = [document]
+    for _ in range(DEPTH_MAX + 1):
+        level = [item for value in level for item in _inside(value)]
+        if not level:
+            return
+    raise Invalid(f"arrays and objects stand more than {DEPTH_MAX} deep in each other; make it flatter")
+
+
+def _inside(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list | tuple) else ()
 
 
 def _refuse_not_a_number(value: object) -> None:
@@ -85,8 +151,3 @@ def _refuse_not_a_number(value: object) -> None:
 
 def _not_json(value: float) -> NoReturn:
     raise Invalid(f"JSON has no {value}; use null, or a string")
-
-
-def _kind_of(document: object) -> str:
-    names = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
-    return names.get(type(document), "a number")
