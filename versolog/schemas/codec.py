@@ -110,6 +110,10 @@ class Codec:
             self._by_id[schema_id] = schema
         return schema_id
 
+    def knows(self, schema_id: int) -> bool:
+        """Whether the schema is at hand, so that reading a record of it asks nobody."""
+        return schema_id in self._by_id
+
     def schema_of(self, schema_id: int) -> Schema:
         """The schema that was registered as `schema_id`. Raises Malformed for an unknown id."""
         found = self._by_id.get(schema_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
@@ -37,6 +38,7 @@ class Overlay:
     def __init__(self, base: State) -> None:
         self._base = base
         self._layers: deque[Layer] = deque([Layer()])
+        self._prefetched: dict[str, bytes | None] = {}
 
     @property
     def top(self) -> Layer:
@@ -53,6 +55,10 @@ class Overlay:
         """Take off the bottom layer, whose content the store holds now."""
         assert self._layers[0] is layer, "layers are stored in the order they were decided"
         self._layers.popleft()
+
+    def prefetch(self, transaction_ids: Sequence[str], outcomes: Sequence[bytes | None]) -> None:
+        """Take the store's answers for the ids that are decided next, in place of the former ones."""
+        self._prefetched = dict(zip(transaction_ids, outcomes, strict=True))
 
     def remember(self, transaction_id: str, outcome: bytes) -> None:
         """Add the outcome of a decided transaction."""
@@ -186,6 +192,8 @@ class Overlay:
         for layer in reversed(self._layers):
             if (found := layer.outcomes.get(transaction_id)) is not None:
                 return found
+        if transaction_id in self._prefetched:
+            return self._prefetched[transaction_id]
         return self._base.outcome(transaction_id)
 
 
