@@ -62,7 +62,7 @@ class Step(NamedTuple):
     """The id of the branch that it names."""
     parents: tuple[int, ...]
     tip: int
-    """That branch's head after it: the version itself, but for an operation on refs, which leaves the head where it is."""
+    """That branch's head after it: the version itself; for an operation on refs, the head that it left where it was."""
     committed_at: int
     operation: str
 
