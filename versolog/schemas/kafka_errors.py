@@ -1,0 +1,38 @@
+"""Kafka's errors as ours: what can be tried again, what has to be configured, what was too large."""
+
+from __future__ import annotations
+
+from confluent_kafka import KafkaError, KafkaException
+
+from versolog.schemas.errors import Misconfigured, TooLarge, Unavailable, VersologError
+
+MAKE_TOPICS = "run `versolog up`, or make them with `versolog topics create`"
+
+_NEEDS_CONFIGURING = {
+    KafkaError.UNKNOWN_TOPIC_OR_PART: f"topics are missing: {MAKE_TOPICS}",
+    KafkaError._UNKNOWN_TOPIC: f"topics are missing: {MAKE_TOPICS}",
+    KafkaError._UNKNOWN_PARTITION: f"the topic, or this partition of it, is missing: {MAKE_TOPICS}",
+    KafkaError._AUTHENTICATION: "the broker refused the login: check sasl.* and security.protocol",
+    KafkaError.SASL_AUTHENTICATION_FAILED: "the broker refused the login: check sasl.* and security.protocol",
+    KafkaError._SSL: "the TLS handshake failed: check ssl.* and security.protocol",
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "the login may not do this to the topic: check the ACLs",
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "the login may not do this to the cluster: check the ACLs",
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "the login may not use this transactional.id: check the ACLs",
+    KafkaError.POLICY_VIOLATION: "a policy of the cluster forbids it",
+    KafkaError.INVALID_REPLICATION_FACTOR: "the cluster has too few brokers for this replication factor",
+    KafkaError.INVALID_CONFIG: "the cluster refuses a setting",
+    KafkaError._INVALID_ARG: "a Kafka setting is wrong",
+}
+_TOO_LARGE = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE}
+
+
+def from_kafka(error: KafkaError | KafkaException, doing: str) -> VersologError:
+    """The typed error for a failure of Kafka's while `doing`, a phrase such as "reading topic x"."""
+    cause = error.args[0] if isinstance(error, KafkaException) else error
+    said = f"{doing}: {cause.str() or cause.name()} ({cause.name()})"
+    if cause.code() in _TOO_LARGE:
+        return TooLarge(said, kafka=cause.name())
+    advice = _NEEDS_CONFIGURING.get(cause.code())
+    if advice is not None:
+        return Misconfigured(f"{said}; {advice}", kafka=cause.name())
+    return Unavailable(f"{said}; sending the same again is safe", kafka=cause.name())
