@@ -1,0 +1,345 @@
+"""Folding the log into stores: the one way in which a follower, a new owner and a replay read it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka._model import IsolationLevel
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from versolog.projections.store import Store
+from versolog.schemas import codec as avro
+from versolog.schemas.codec import Codec, Record
+from versolog.schemas.errors import BrokenLog, Malformed, Unavailable, VersologError
+from versolog.schemas.topics import Topics
+from versolog.streams.chain import commit_hash
+
+COMMIT = avro.schema("Commit")
+OUTCOME = avro.schema("Outcome")
+OUTCOMES = avro.schema("Outcomes")
+
+FETCH_RECORDS_MAX = 5_000
+REQUEST_TIMEOUT_S = 10.0
+IDLE_POLL_S = 0.2
+
+logger = structlog.get_logger(__name__)
+
+
+class Tail:
+    """Reads the commits and outcomes of one partition, from where its store stands, into the store."""
+
+    def __init__(self, store: Store, topics: Topics, codec: Codec, lock: threading.RLock | None = None) -> None:
+        """`lock` is held while folding, where others write the store too."""
+        self.store = store
+        self._lock = lock or threading.RLock()
+        self._topics, self._codec = topics, codec
+        self._pieces: list[_Read] = []
+        """The pieces of a commit whose last piece has not come yet: they are folded together."""
+
+    def starts(self) -> list[TopicPartition]:
+        """Where to read from. What was read of an unfinished commit is read again."""
+        self._pieces.clear()
+        number = self.store.partition
+        return [
+            TopicPartition(self._topics.commits, number, self.store.next_commit_offset or OFFSET_BEGINNING),
+            TopicPartition(self._topics.outcomes, number, self.store.next_outcome_offset or OFFSET_BEGINNING),
+        ]
+
+    def fold(self, messages: Sequence[Message]) -> list[bytes]:
+        """Fold records of this partition, in the order they were read; answers the outcomes among them, as Avro bodies.
+
+        Raises BrokenLog where they do not follow on what the store holds, and then leaves the store as it was.
+        """
+        with self._lock:
+            return self._fold(messages)
+
+    def _fold(self, messages: Sequence[Message]) -> list[bytes]:
+        fold = self.store.fold()
+        outcomes: list[bytes] = []
+        commits_next = outcomes_next = None
+        for message in messages:
+            offset, value = message.offset(), message.value()
+            assert offset is not None
+            assert isinstance(value, bytes)
+            if message.topic() == self._topics.outcomes:
+                outcomes += self._fold_outcomes(fold, offset, value)
+                outcomes_next = offset + 1
+                continue
+            read = self._read_commit(offset, value)
+            self._pieces.append(read)
+            if read.record["piece"] < read.record["pieces"]:
+                continue
+            for piece in self._pieces:
+                fold.commit(offset=piece.offset, value=piece.value, record=piece.record, hash=piece.hash)
+            self._pieces.clear()
+            commits_next = offset + 1
+        fold.offsets(commits=commits_next, outcomes=outcomes_next)
+        fold.write()
+        return outcomes
+
+    def _read_commit(self, offset: int, value: bytes) -> _Read:
+        try:
+            schema_id, body = avro.unframe(value)
+            writer = self._codec.schema_of(schema_id)
+            record = avro.decode(COMMIT, body, writer=writer)
+        except Malformed as error:
+            raise self._unreadable(self._topics.commits, offset, error) from error
+        return _Read(offset, value, record, commit_hash(writer.fingerprint, body))
+
+    def _fold_outcomes(self, fold: Any, offset: int, value: bytes) -> list[bytes]:
+        try:
+            _, record = self._codec.read(value, OUTCOMES)
+        except Malformed as error:
+            raise self._unreadable(self._topics.outcomes, offset, error) from error
+        bodies = []
+        for result in record["results"]:
+            body = avro.encode(OUTCOME, result)
+            bodies.append(body)
+            if takes_effect(result["transaction_id"], result["code"]):
+                fold.outcome(body, result["transaction_id"])
+        if record["checkpoint"] is not None:
+            fold.checkpoint(record["checkpoint"])
+        return bodies
+
+    def _unreadable(self, topic: str, offset: int, error: VersologError) -> BrokenLog:
+        number = self.store.partition
+        return BrokenLog(
+            f"{topic}[{number}] offset {offset} can't be read: {error.detail}",
+            topic=topic, partition=number, offset=offset,
+        )  # fmt: skip
+
+
+def takes_effect(transaction_id: str, code: str) -> bool:
+    """Whether an outcome is that of its id: garbage has no id, and a refused reuse leaves the id's first outcome."""
+    return transaction_id != "" and code != "id-reused"
+
+
+@dataclass(slots=True)
+class _Read:
+    offset: int
+    value: bytes
+    record: Record
+    hash: bytes
+
+
+def reader(kafka: dict[str, Any], **settings: Any) -> Consumer:
+    """A consumer that belongs to no group and sees only what is committed."""
+    return Consumer(
+        {
+            **kafka,
+            "group.id": "versolog-reader",  # wanted by the client; nothing is ever committed under it
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "isolation.level": "read_committed",
+            "auto.offset.reset": "error",
+            "fetch.wait.max.ms": 100,
+            "fetch.error.backoff.ms": 50,
+            "queued.max.messages.kbytes": 32 * 1024,
+            **settings,
+        }
+    )
+
+
+class Ends:
+    """Where topics begin and end. Thread safe; keeps its connection."""
+
+    def __init__(self, kafka: dict[str, Any]) -> None:
+        self._admin = AdminClient(kafka)
+
+    def stable(self, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
+        """The last stable offset of each (topic, partition): everything below it is committed or aborted for good."""
+        return self._ask(places, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+
+    def first(self, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
+        """The first offset that each (topic, partition) still holds."""
+        return self._ask(places, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+
+    def at(self, places: Iterable[tuple[str, int]], time_ms: int) -> dict[tuple[str, int], int]:
+        """The first offset of each (topic, partition) with a timestamp ≥ `time_ms`; -1 where there is none."""
+        return self._ask(places, OffsetSpec.for_timestamp(time_ms))
+
+    def _ask(self, places: Iterable[tuple[str, int]], spec: OffsetSpec) -> dict[tuple[str, int], int]:
+        request = {TopicPartition(topic, number): spec for topic, number in places}
+        try:
+            futures = self._admin.list_offsets(
+                request, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=REQUEST_TIMEOUT_S
+            )
+            return {(place.topic, place.partition): future.result().offset for place, future in futures.items()}
+        except KafkaException as error:
+            raise Unavailable(f"Kafka did not say how far its topics go: {error}") from error
+
+
+def catch_up(
+    tail: Tail, kafka: dict[str, Any], topics: Topics, ends_of: Ends, progress: Callable[[int], None] | None = None
+) -> None:
+    """Fold everything up to the last stable offset of the partition. `progress` is told how many records were folded.
+
+    Raises BrokenLog where the log does not go on where the store stands.
+    """
+    number = tail.store.partition
+    ends = ends_of.stable([(topics.commits, number), (topics.outcomes, number)])
+    starts = {place.topic: max(place.offset, 0) for place in tail.starts()}
+    ahead = [topic for (topic, _), end in ends.items() if starts[topic] > end]
+    if ahead:
+        raise BrokenLog(
+            f"the store of partition {number} stands at offset {starts[ahead[0]]} of {ahead[0]}, which ends at "
+            f"{ends[ahead[0], number]}: it belongs to another log, or the log lost records",
+            partition=number, topic=ahead[0], expected=starts[ahead[0]], found=ends[ahead[0], number],
+        )  # fmt: skip
+    open_ = {topic for (topic, _), end in ends.items() if starts[topic] < end}
+    if not open_:
+        return
+    with closing(reader(kafka, **{"enable.partition.eof": True})) as consumer:
+        consumer.assign([place for place in tail.starts() if place.topic in open_])
+        while open_:
+            messages = consumer.consume(FETCH_RECORDS_MAX, REQUEST_TIMEOUT_S / 10)
+            records = [message for message in messages if (error := message.error()) is None]
+            tail.fold(records)
+            if progress is not None:
+                progress(len(records))
+            for message in messages:
+                if (error := message.error()) is not None:
+                    open_ -= _ended(message, error, ends)
+
+
+def _ended(message: Message, error: KafkaError, ends: dict[tuple[str, int], int]) -> set[str]:
+    """The topic that is read to its end, where the event says that; other errors are raised if they won't pass."""
+    topic, number, offset = message.topic(), message.partition(), message.offset()
+    if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the client's own name
+        assert topic is not None
+        assert number is not None
+        assert offset is not None
+        return {topic} if offset >= ends[topic, number] else set()
+    _raise_if_final(error, topic, number)
+    return set()
+
+
+def _raise_if_final(error: KafkaError, topic: str | None, number: int | None) -> None:
+    if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):  # noqa: SLF001
+        raise BrokenLog(
+            f"{topic}[{number}] does not hold the offset to go on from: {error}", topic=topic, partition=number
+        )
+    if error.fatal() or error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_AUTHORIZATION_FAILED):
+        raise Unavailable(f"{topic}[{number}] can't be read: {error}", topic=topic, partition=number)
+
+
+@dataclass(slots=True)
+class Followed:
+    """A partition that a Follower keeps up with, and whom it tells."""
+
+    tail: Tail
+    folded: Callable[[list[bytes]], None]
+    """Called on the follower's thread with the outcomes that came with a fold."""
+    broken: Callable[[VersologError], None]
+    """Called once, when the partition can't be followed any further."""
+
+
+@dataclass(slots=True)
+class _Command:
+    partition: int
+    follow: Followed | None
+    done: threading.Event = field(default_factory=threading.Event)
+
+
+class Follower:
+    """A thread that folds the log into the stores of the partitions that this worker doesn't own."""
+
+    def __init__(self, kafka: dict[str, Any], topics: Topics) -> None:
+        self._kafka, self._topics = kafka, topics
+        self._followed: dict[int, Followed] = {}
+        self._commands: list[_Command] = []
+        self._lock = threading.Lock()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; the stores stay as they are. Blocks until it has ended."""
+        self._stopping = True
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def follow(self, followed: Followed) -> None:
+        """Keep up with the partition from now on."""
+        self._order(_Command(followed.tail.store.partition, followed))
+
+    def release(self, partition: int) -> None:
+        """Let go of the partition. Blocks until its store is no longer written here."""
+        command = _Command(partition, None)
+        self._order(command)
+        while self._thread.is_alive() and not command.done.wait(IDLE_POLL_S):
+            pass
+
+    def _order(self, command: _Command) -> None:
+        with self._lock:
+            self._commands.append(command)
+
+    def _run(self) -> None:
+        consumer: Consumer | None = None
+        try:
+            while not self._stopping:
+                if self._obey() or consumer is None:
+                    consumer = consumer or reader(self._kafka)
+                    self._assign(consumer)
+                self._read(consumer)
+        except Exception:
+            logger.exception("follower-ended")
+            raise
+        finally:
+            if consumer is not None:
+                consumer.close()
+
+    def _obey(self) -> bool:
+        with self._lock:
+            commands, self._commands = self._commands, []
+        for command in commands:
+            if command.follow is not None:
+                self._followed[command.partition] = command.follow
+            else:
+                self._followed.pop(command.partition, None)
+            command.done.set()
+        return bool(commands)
+
+    def _assign(self, consumer: Consumer) -> None:
+        consumer.assign([place for followed in self._followed.values() for place in followed.tail.starts()])
+
+    def _read(self, consumer: Consumer) -> None:
+        first = consumer.poll(IDLE_POLL_S)  # returns with the first record, so that a follower is not late by design
+        if first is None:
+            return
+        by_partition: dict[int, list[Message]] = {}
+        for message in [first, *consumer.consume(FETCH_RECORDS_MAX, 0)]:
+            number = message.partition()
+            if (error := message.error()) is not None:
+                self._meet(consumer, message, error)
+                continue
+            if number is not None and number in self._followed:
+                by_partition.setdefault(number, []).append(message)
+        for number, messages in by_partition.items():
+            if (followed := self._followed.get(number)) is None:
+                continue
+            try:
+                followed.folded(followed.tail.fold(messages))
+            except VersologError as error:
+                self._give_up(consumer, number, error)
+
+    def _meet(self, consumer: Consumer, message: Message, error: KafkaError) -> None:
+        number = message.partition()
+        try:
+            _raise_if_final(error, message.topic(), number)
+        except VersologError as final:
+            if number is not None and number in self._followed:
+                self._give_up(consumer, number, final)
+
+    def _give_up(self, consumer: Consumer, number: int, error: VersologError) -> None:
+        logger.error("follower-stopped", partition=number, reason=error.detail)
+        self._followed.pop(number).broken(error)
+        self._assign(consumer)

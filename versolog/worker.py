@@ -1,0 +1,197 @@
+"""A worker: owns some partitions, follows the others, and answers HTTP. Where streams and projections meet."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import structlog
+from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from versolog.config import Settings
+from versolog.projections.intake import KafkaIntake
+from versolog.projections.lag import Lag
+from versolog.projections.metrics import Counted
+from versolog.projections.node import Node
+from versolog.projections.partition import Partition
+from versolog.projections.tail import Ends, Follower
+from versolog.schemas import codec as avro
+from versolog.schemas.codec import Codec, SchemaIds
+from versolog.schemas.errors import BrokenLog, Unavailable
+from versolog.schemas.registry import ConfluentRegistry, TopicRegistry
+from versolog.schemas.topics import ensure_topics
+from versolog.streams import failpoints
+from versolog.streams.committer import Committer
+from versolog.streams.lanes import Record
+from versolog.streams.ownership import owners
+from versolog.streams.runtime import HttpServer, WorkerRuntime
+
+DELETE_EVERY_S = 3_600.0
+OWNERS_KNOWN_FOR_S = 5.0
+THREADS_MAX = 64
+
+WRITTEN = ("Transaction", "Tick", "Commit", "Outcomes")
+
+logger = structlog.get_logger(__name__)
+
+
+class Worker:
+    """The partitions of one process and their committers; what the runtime drives (`lanes.Partitions`)."""
+
+    def __init__(self, settings: Settings, registry: SchemaIds, codec: Codec, identity: str, counted: Counted) -> None:
+        """Opens the stores. Raises Misconfigured where another process has them open."""
+        self._settings, self._codec, self._counted = settings, codec, counted
+        self.registry = registry
+        self._ends = Ends(settings.client)
+        self._threads = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="versolog")
+        self._committers: dict[int, Committer] = {}
+        self._follower = Follower(settings.client, settings.topics)
+        self.partitions = {
+            number: Partition(
+                number,
+                settings.data,
+                kafka=settings.client,
+                topics=settings.topics,
+                codec=codec,
+                identity=identity,
+                ends=self._ends,
+            )
+            for number in range(settings.partitions)
+        }
+        self.lag = Lag(self.partitions)
+
+    async def assigned(self, partition: int) -> int:
+        """Become the owner: nobody else writes the store from here on, and the log is read to its end first."""
+        place = self.partitions[partition]
+        place.role, place.error = "recovering", None
+        await self._in_thread(self._follower.release, partition)
+        committer = self._committers.get(partition)
+        if committer is None:
+            committer = self._committers[partition] = self._committer(place)
+        begun = time.perf_counter()
+        try:
+            offset = await committer.recover()
+        except BrokenLog as error:
+            place.stop(error)
+            raise
+        place.role = "owner"
+        logger.info("owner", partition=partition, offset=offset, took_s=round(time.perf_counter() - begun, 3))
+        return offset
+
+    async def batch(self, partition: int, records: Sequence[Record]) -> None:
+        try:
+            await self._committers[partition].take(records)
+        except BaseException:
+            self.partitions[partition].role = "recovering"
+            raise
+
+    async def revoked(self, partition: int) -> None:
+        """Own no more: what is decided is committed if that can be done at once, and the store follows the next owner."""
+        committer = self._committers.pop(partition, None)
+        if committer is not None:
+            await committer.stop()
+        self._follow(self.partitions[partition])
+
+    def start(self) -> None:
+        """Begin to follow; on the running loop."""
+        self._follower.start()
+        for place in self.partitions.values():
+            self._follow(place)
+        self._tasks = [
+            asyncio.create_task(self.lag.watch(self._ends, self._settings.topics), name="lag"),
+            asyncio.create_task(self._delete_old_transactions(), name="delete-old-transactions"),
+        ]
+
+    async def close(self) -> None:
+        """After the runtime has ended: let go of the log and the stores."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
+        await self._in_thread(self._follower.stop)
+        for place in self.partitions.values():
+            await self._in_thread(place.close)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _follow(self, place: Partition) -> None:
+        if self._settings.follow == "none":
+            place.role = "idle"
+            return
+        place.role = "follower"
+        self._follower.follow(place.followed(asyncio.get_running_loop()))
+
+    def _committer(self, place: Partition) -> Committer:
+        topics = self._settings.topics
+
+        def log_start(partition: int) -> int:
+            return self._ends.first([(topics.transactions, partition)])[topics.transactions, partition]
+
+        return Committer(
+            place.number,
+            partitions=self._settings.partitions,
+            replica=place,
+            kafka=self._settings.client,
+            topics=topics,
+            codec=self._codec,
+            threads=self._threads,
+            tally=self._counted,
+            log_start=log_start,
+        )
+
+    async def _delete_old_transactions(self) -> None:
+        """Delete transactions that are decided and older than the setting says; commits and outcomes are kept for ever."""
+        while True:
+            await asyncio.sleep(DELETE_EVERY_S)
+            before_ms = int((time.time() - self._settings.keep_transactions_days * 86_400) * 1000)
+            owned = [place for place in self.partitions.values() if place.role == "owner"]
+            try:
+                await self._in_thread(self._delete_before, owned, before_ms)
+            except (KafkaException, Unavailable) as error:
+                logger.warning("transactions-not-deleted", reason=str(error))
+
+    def _delete_before(self, owned: Sequence[Partition], before_ms: int) -> None:
+        topic = self._settings.topics.transactions
+        found = self._ends.at([(topic, place.number) for place in owned], before_ms)
+        upto = []
+        for place in owned:
+            checkpoint = place.checkpoint
+            decided = 0 if checkpoint is None else checkpoint["next_offset"]
+            young = found[topic, place.number]
+            upto.append(TopicPartition(topic, place.number, decided if young < 0 else min(decided, young)))
+        if upto:
+            for deleted in AdminClient(self._settings.client).delete_records(upto).values():
+                deleted.result()
+
+    async def _in_thread(self, blocking: Any, *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, blocking, *arguments)
+
+
+class KnownOwners:
+    """Who owns which partition, asked of the consumer group and remembered for some seconds."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._admin = AdminClient(settings.client)
+        self._settings = settings
+        self._known: Mapping[int, str] = {}
+        self._asked_at = 0.0
+        self._asking: asyncio.Future[Mapping[int, str]] | None = None
+
+    async def __call__(self, *, refresh: bool = False) -> Mapping[int, str]:
+        if not refresh and self._asked_at and time.monotonic() - self._asked_at < OWNERS_KNOWN_FOR_S:
+            return self._known
+        if self._asking is None:
+            self._asking = asyncio.ensure_future(self._ask())
+        try:
+            return await asyncio.shield(self._asking)
+        finally:
+            if self._asking is not None and self._asking.done():
+                self._asking = None
+
+    async def _ask(self) -> Mapping[int, str]:
+        settings = self._settings
+        self._known = await asyncio.to_thread(owners, self._admin, settings.group_id, settings.topics.transactions)
+        self._asked_at = time.monotonic()
+        return self._known
