@@ -1,0 +1,442 @@
+"""The Faust driver: whole fetched batches instead of single records, read where each lane stands, read_committed.
+
+Faust hands agents one record at a time, which makes some 8,000 records/s. Its scheduling strategy and its schema are
+the two places where it lets an application shape what an event is; here an event is all that one fetch brought for one
+partition. Its aiokafka driver is subclassed where its behaviour doesn't fit a store that keeps its own checkpoints:
+
+- it reads `read_committed` only under Faust's own exactly-once, which this project doesn't use;
+- it seeks to the group's committed offsets after each rebalance: here each lane says where to read on;
+- its fetch loop drops records without seeking back when a partition is paused or a rebalance comes between, and its
+  bookkeeping of acknowledged offsets takes them for dense. Here every fetch says at which offset it starts, counted
+  where it is made, so that a lane can tell whether anything is missing;
+- its committed offsets become a lag gauge: what lanes took in, committed now and then, and never a reason to crash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+import faust
+from aiokafka import AIOKafkaConsumer, ConsumerRecord
+from aiokafka.client import ConnectionGroup
+from aiokafka.errors import IllegalStateError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
+from aiokafka.protocol.group import LeaveGroupRequest
+from faust.exceptions import ConsumerNotStarted
+from faust.transport.drivers import aiokafka as driver
+from faust.transport.utils import DefaultSchedulingStrategy
+from faust.types import TP, AppT, ConsumerMessage, Message
+from mode import ServiceT
+from yarl import URL
+
+from versolog.schemas.errors import Misconfigured
+from versolog.streams.lanes import Batch, Fetched, Lanes, OutOfRange
+
+COMMIT_TIMEOUT_S = 2.0
+HEARTBEAT_TIMEOUT_S = 5.0
+LEAVE_PATIENCE_S = 1.0
+STOP_TIMEOUT_S = 4.0
+IDLE_WAIT_S = 1.0
+"""How long a fetch waits for records while no partition is held back."""
+PARTLY_HELD_WAIT_S = 0.1
+"""And while some are: what was fetched ahead for one that is then released is not noticed before the next fetch."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """How a worker takes part in its group. Every worker of a group must have the same times."""
+
+    session_timeout_s: float = 10.0
+    """A worker that died is noticed so long after its last heartbeat."""
+    heartbeat_interval_s: float = 1.0
+    """Also how long the others take to notice that a rebalance has begun, and so about how long one lasts."""
+    rebalance_timeout_s: float = 10.0
+    """A worker that heartbeats and doesn't join a rebalance in this time is put out of the group."""
+    poll_interval_max_s: float = 60.0
+    """A worker whose event loop hangs so long leaves the group; one that waits or recovers doesn't."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetching:
+    """How much is read at once."""
+
+    records_max: int = 2_000
+    partition_bytes_max: int = 4 * 1024 * 1024
+    """The most that one fetch brings for a partition, and that is fetched ahead for it. A larger record comes alone."""
+    wait_ms: int = 100
+    """The broker answers a fetch without records so late, and a partition that is released meanwhile waits for it."""
+
+
+class BatchScheduler(DefaultSchedulingStrategy):
+    """Faust's setting `ConsumerScheduler`: one event for each partition that a fetch brought something for."""
+
+    def iterate(self, records: Mapping[TP, Any]) -> Iterator[tuple[TP, Any]]:
+        return iter(records.items())
+
+
+class BatchSchema(faust.Schema[Any, Any]):
+    """The event's value is the `Fetched` itself; nothing is decoded here."""
+
+    def loads_key(self, app: AppT, message: Message, *, loads: Any = None, serializer: Any = None) -> Any:
+        return None
+
+    def loads_value(self, app: AppT, message: Message, *, loads: Any = None, serializer: Any = None) -> Any:
+        return message.value
+
+
+class BatchThread(driver.AIOKafkaConsumerThread):
+    """The aiokafka consumer, on a thread and an event loop of its own: heartbeats go on while the worker is busy."""
+
+    mundane_level = "debug"
+    failure: BaseException | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # The offset that the next fetch of a partition starts at, from our own seek and the fetches after it. Kept by
+        # aiokafka's state of the partition, which is new after each rebalance, so that nothing outlives one.
+        self._starts: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+
+    async def on_start(self) -> None:
+        """Connect. A failure is kept for `BatchConsumer.on_started`: mode would crash the app from this thread."""
+        try:
+            await super().on_start()
+        except KafkaError as error:
+            self.failure = error
+
+    async def on_thread_stop(self) -> None:
+        """Leave the group and disconnect, in bounded time even in the midst of a rebalance."""
+        if self._method_queue is not None:
+            await self._method_queue.stop()
+        consumer, coordinator = self._consumer, getattr(self._consumer, "_coordinator", None)
+        if consumer is None:
+            return
+        stopping = asyncio.ensure_future(consumer.stop())
+        await asyncio.wait({stopping}, timeout=LEAVE_PATIENCE_S)
+        if not stopping.done() and coordinator is not None:
+            # It waits for the other members to join a rebalance. The broker answers the pending join at once when
+            # we leave; that has to be said on another connection, for this one is answered in order.
+            with contextlib.suppress(KafkaError, TimeoutError):
+                request = LeaveGroupRequest(coordinator.group_id, coordinator.member_id)
+                await asyncio.wait_for(
+                    consumer._client.send(coordinator.coordinator_id, request, group=ConnectionGroup.DEFAULT),
+                    LEAVE_PATIENCE_S,
+                )
+        await asyncio.wait({stopping}, timeout=STOP_TIMEOUT_S)
+        if not stopping.done():
+            logger.error(
+                "the consumer did not stop in %.0f s; the group will notice by the session time-out", STOP_TIMEOUT_S
+            )
+            stopping.cancel()
+        elif (error := stopping.exception()) is not None:
+            logger.error("stopping the consumer failed", exc_info=error)
+
+    def on_crash(self, msg: str, *fmt: Any, **kwargs: Any) -> None:
+        logger.exception(msg.format(*fmt))
+
+    async def touch(self) -> None:
+        """Tell aiokafka that the worker is alive although it fetches nothing just now."""
+        await self.call_thread(self._touch)
+
+    async def is_member(self) -> bool:
+        return bool(await self.call_thread(self._is_member))
+
+    def _create_worker_consumer(self, transport: driver.Transport) -> AIOKafkaConsumer:
+        settings = cast("BatchTransport", transport)
+        self._assignor = self.app.assignor
+        return AIOKafkaConsumer(
+            bootstrap_servers=settings.bootstrap,
+            client_id=self.app.conf.broker_client_id,
+            group_id=self.app.conf.id,
+            isolation_level="read_committed",
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            partition_assignment_strategy=[self._assignor],
+            session_timeout_ms=int(settings.membership.session_timeout_s * 1000),
+            heartbeat_interval_ms=int(settings.membership.heartbeat_interval_s * 1000),
+            rebalance_timeout_ms=int(settings.membership.rebalance_timeout_s * 1000),
+            max_poll_interval_ms=int(settings.membership.poll_interval_max_s * 1000),
+            # A join is answered when all members have joined, so the request must outlast the rebalance.
+            request_timeout_ms=int((settings.membership.rebalance_timeout_s + 5) * 1000),
+            max_poll_records=settings.fetching.records_max,
+            max_partition_fetch_bytes=settings.fetching.partition_bytes_max,
+            fetch_max_wait_ms=settings.fetching.wait_ms,
+            fetch_min_bytes=1,
+            retry_backoff_ms=250,
+            metadata_max_age_ms=5_000,
+            check_crcs=True,
+            **settings.security,
+        )
+
+    async def _fetch_records(
+        self,
+        consumer: AIOKafkaConsumer,
+        active_partitions: set[TP],
+        timeout: float | None = None,  # noqa: ASYNC109, the name is Faust's
+        max_records: int | None = None,
+    ) -> Mapping[TP, Any]:
+        self._raise_background_errors(consumer)
+        try:
+            fetched = await super()._fetch_records(
+                consumer, active_partitions, timeout=timeout, max_records=max_records
+            )
+        except NoOffsetForPartitionError:
+            return {}  # assigned, and not yet told where to read
+        except OffsetOutOfRangeError as error:
+            return {tp: OutOfRange(tp.partition, offset) for tp, offset in error.args[0].items()}
+        # Nothing else runs on this thread between aiokafka's taking these records and here, so that its positions
+        # are those right after them.
+        assignment = consumer._subscription.subscription.assignment
+        return {tp: self._batch(tp, records, assignment.state_value(tp)) for tp, records in fetched.items()}
+
+    def _batch(self, tp: TP, records: list[ConsumerRecord[bytes, bytes]], state: Any) -> Batch:
+        start = self._starts.get(state)
+        following: int = state.position
+        if start is not None:
+            self._starts[state] = following
+        size = sum(max(r.serialized_key_size, 0) + max(r.serialized_value_size, 0) for r in records)
+        return Batch(tp.partition, start, following, records, size)
+
+    async def _seek_wait(self, consumer: AIOKafkaConsumer, partitions: Mapping[TP, int]) -> None:
+        for tp, offset in partitions.items():
+            consumer.seek(tp, offset)
+            self._starts[consumer._subscription.subscription.assignment.state_value(tp)] = offset
+
+    async def _commit(self, offsets: Mapping[TP, int]) -> bool:
+        positions = {driver.ensure_aiokafka_TP(tp): offset for tp, offset in offsets.items()}
+        try:
+            await asyncio.wait_for(self._ensure_consumer().commit(positions), COMMIT_TIMEOUT_S)
+        except (KafkaError, TimeoutError) as error:
+            logger.info("the group's offsets, which only measure lag, were not committed: %r", error)
+            return False
+        return True
+
+    async def _touch(self) -> None:
+        consumer = self._ensure_consumer()
+        self._raise_background_errors(consumer)
+        with consumer._subscription.fetch_context():
+            pass
+
+    async def _is_member(self) -> bool:
+        consumer = self._ensure_consumer()
+        coordinator, subscription = consumer._coordinator, consumer._subscription.subscription
+        try:
+            known = await asyncio.wait_for(coordinator._do_heartbeat(), HEARTBEAT_TIMEOUT_S)
+        except (KafkaError, TimeoutError):
+            return False
+        return bool(known) and not coordinator.need_rejoin(subscription)
+
+    def _raise_background_errors(self, consumer: AIOKafkaConsumer) -> None:
+        # aiokafka stops coordinating until someone has seen its error, and Faust never looks.
+        consumer._coordinator.check_errors()
+        fetching = consumer._fetcher.error_future
+        if fetching.done() and not fetching.cancelled() and not consumer._closed:
+            fetching.result()
+
+
+class BatchConsumer(driver.Consumer):
+    """Faust's consumer, in step with the lanes. It is their `Reader`."""
+
+    mundane_level = "debug"
+    _thread: BatchThread
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        transport = cast("BatchTransport", self.transport)
+        self._lanes = transport.lanes
+        self._topic = transport.topic
+        self._released = asyncio.Event()
+
+    def _new_consumer_thread(self) -> BatchThread:
+        return BatchThread(self, loop=self.loop, beacon=self.beacon)
+
+    async def read_from(self, partition: int, offset: int) -> None:
+        tp = TP(self._topic, partition)
+        try:
+            await self.seek_wait({tp: offset})
+        except (IllegalStateError, ConsumerNotStarted):
+            return  # not ours at the moment; `perform_seek` comes at the end of the rebalance
+        self.resume_partitions({tp})
+
+    def hold(self, partition: int) -> None:
+        self.pause_partitions({TP(self._topic, partition)})
+
+    def release(self, partition: int) -> None:
+        self.resume_partitions({TP(self._topic, partition)})
+
+    async def is_member(self) -> bool:
+        return not self.app.rebalancing and await self._thread.is_member()
+
+    async def on_started(self) -> None:
+        if self._thread.failure is not None:
+            raise self._thread.failure
+
+    async def perform_seek(self) -> None:
+        """Set each assigned partition to where its lane reads on, and hold back those whose lanes want nothing now.
+
+        Faust calls this at the end of a rebalance, after it has released all partitions and before any record flows.
+        """
+        assigned = {tp for tp in self.assignment() if tp.topic == self._topic}
+        positions, full = self._lanes.positions(), self._lanes.full()
+        self.pause_partitions({tp for tp in assigned if tp.partition not in positions or tp.partition in full})
+        await self.seek_wait({tp: positions[tp.partition] for tp in assigned if tp.partition in positions})
+
+    def resume_partitions(self, tps: Iterable[TP]) -> None:
+        super().resume_partitions(set(tps) & self.assignment())
+        self._released.set()
+
+    async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
+        """Commit what the lanes have taken in, where that has changed."""
+        taken = {TP(self._topic, partition): offset for partition, offset in self._lanes.taken().items()}
+        changed = {tp: taken[tp] for tp in taken.keys() & self.assignment() if taken[tp] != self._committed_offset[tp]}
+        if not changed or not await self._commit(changed):
+            return False
+        self._committed_offset.update(changed)
+        return True
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Nothing: Faust would complain of partitions that recover or are idle. `Lanes.states` tells how they are."""
+
+    def close(self) -> None:
+        """Nothing: Faust calls this for a rebalance while the app stops, and closes the consumer on the wrong loop."""
+
+    async def _drain_messages(self, fetcher: ServiceT) -> None:
+        """Faust's fetch loop: hand on what is fetched, until the app or its fetcher stops."""
+        try:
+            while not (self.should_stop or fetcher.should_stop):
+                for tp, fetched in self.scheduler.iterate(cast(Any, await self._fetch())):
+                    event = self._to_message(tp, fetched)
+                    await self.wait_first(self.callback(event), self.suspend_flow.wait())
+        except asyncio.CancelledError:
+            if not self.app.should_stop:
+                raise
+
+    async def _fetch(self) -> Mapping[TP, Fetched]:
+        if not self.flow_active:
+            await self.wait(cast(Any, self.can_resume_flow), timeout=IDLE_WAIT_S)
+            return {}
+        released = set(self._get_active_partitions())
+        if not released:
+            self._released.clear()
+            await self._thread.touch()
+            await self.wait(cast(Any, self._released), timeout=IDLE_WAIT_S)
+            return {}
+        wait_s = IDLE_WAIT_S if released >= self.assignment() else PARTLY_HELD_WAIT_S
+        fetched = cast(Mapping[TP, Fetched], await self._thread.getmany(released, wait_s))
+        # After a rebalance all lanes are read from their positions again.
+        return fetched if self.flow_active else {}
+
+    def _to_message(self, tp: TP, record: Fetched) -> ConsumerMessage:
+        return ConsumerMessage(
+            tp.topic,
+            tp.partition,
+            record.following if isinstance(record, Batch) else record.offset,
+            timestamp=0.0,
+            timestamp_type=0,
+            headers=None,
+            key=None,
+            value=cast(Any, record),
+            checksum=None,
+            tp=tp,
+            generation_id=self.app.consumer_generation_id,
+        )
+
+
+class BatchTransport(driver.Transport):
+    """Faust's transport with the above, and with all that its consumer has to know."""
+
+    Consumer = BatchConsumer
+
+    def __init__(
+        self,
+        app: AppT,
+        *,
+        bootstrap: str,
+        security: Mapping[str, Any],
+        topic: str,
+        lanes: Lanes,
+        membership: Membership,
+        fetching: Fetching,
+    ) -> None:
+        super().__init__(broker_urls(bootstrap), app)
+        self.bootstrap = bootstrap
+        self.security = security
+        self.topic = topic
+        self.lanes = lanes
+        self.membership = membership
+        self.fetching = fetching
+
+
+def broker_urls(bootstrap: str) -> list[URL]:
+    """`host:port,host:port` as Faust wants it."""
+    return [URL(f"kafka://{address.strip()}") for address in bootstrap.split(",")]
+
+
+def security(settings: Mapping[str, str]) -> dict[str, Any]:
+    """librdkafka's security settings as keyword arguments of aiokafka. Settings of other kinds are left out.
+
+    Raises `Misconfigured` for a security setting that has no counterpart there, rather than connect with less security.
+    """
+    known = dict(settings)
+    protocol = known.pop("security.protocol", "PLAINTEXT").upper()
+    arguments: dict[str, Any] = {"security_protocol": protocol}
+    mechanism = known.pop("sasl.mechanism", known.pop("sasl.mechanisms", None))
+    if protocol.startswith("SASL"):
+        arguments |= _sasl(mechanism or "GSSAPI", known)
+    if protocol.endswith("SSL"):
+        arguments["ssl_context"] = _tls(known)
+    unknown = sorted(name for name in known if name.startswith(("security.", "sasl.", "ssl.", "enable.ssl.")))
+    if unknown:
+        raise Misconfigured(
+            f"the worker's reader can't follow {', '.join(unknown)} with security.protocol={protocol}", settings=unknown
+        )
+    return arguments
+
+
+def _sasl(mechanism: str, known: dict[str, str]) -> dict[str, Any]:
+    match mechanism.upper():
+        case "PLAIN" | "SCRAM-SHA-256" | "SCRAM-SHA-512":
+            try:
+                user, password = known.pop("sasl.username"), known.pop("sasl.password")
+            except KeyError as error:
+                raise Misconfigured(f"sasl.mechanism={mechanism} needs {error}") from None
+            return {
+                "sasl_mechanism": mechanism.upper(),
+                "sasl_plain_username": user,
+                "sasl_plain_password": password,
+            }
+        case "GSSAPI":
+            return {
+                "sasl_mechanism": "GSSAPI",
+                "sasl_kerberos_service_name": known.pop("sasl.kerberos.service.name", "kafka"),
+            }
+        case _:
+            raise Misconfigured(
+                f"sasl.mechanism={mechanism} is not supported: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, GSSAPI"
+            )
+
+
+def _tls(known: dict[str, str]) -> ssl.SSLContext:
+    authorities = known.pop("ssl.ca.location", None)
+    try:
+        context = ssl.create_default_context(cafile=authorities)
+        if authorities is None and (pem := known.pop("ssl.ca.pem", None)) is not None:
+            context.load_verify_locations(cadata=pem)
+        if known.pop("ssl.endpoint.identification.algorithm", "https").lower() == "none":
+            context.check_hostname = False
+        if known.pop("enable.ssl.certificate.verification", "true").lower() == "false":
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if (certificate := known.pop("ssl.certificate.location", None)) is not None:
+            key, password = known.pop("ssl.key.location", None), known.pop("ssl.key.password", None)
+            context.load_cert_chain(certificate, key, password)
+    except (OSError, ssl.SSLError) as error:
+        raise Misconfigured(f"TLS can't be set up from the ssl.* settings: {error}") from error
+    return context
