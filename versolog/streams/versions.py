@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 from versolog.schemas.errors import Invalid, Malformed, NotFound, refusal
 from versolog.schemas.limits import check_name
+from versolog.schemas.times import micros_from_text, millis_to_text
 from versolog.streams.state import MAIN, Branch, Level, Row, State, Step
 
 DROP_GROUP = "drop-group"
@@ -105,7 +105,7 @@ def row_at(state: State, group: str, way: Iterable[Level], table: str, key: str)
 def parse_ref(text: str) -> Ref:
     """What `text` refers to: a version number, a branch or tag name, an RFC 3339 time, or one of these and `~n`, `^n`.
 
-    Raises Malformed where it can't be a reference.
+    Raises Malformed where it can't be a reference, and Invalid for a time that is none.
     """
     if not text or len(text) > REF_CHARACTERS_MAX:
         raise Malformed(f"a reference has 1 to {REF_CHARACTERS_MAX} characters, not {len(text)}", field="at")
@@ -133,8 +133,8 @@ def check_ref_name(what: str, name: str) -> str:
 def resolve(state: State, group: str, text: str | None = None, branch: str | None = None) -> At:
     """The place that `text` names, read now; without it, the head of `branch` (default: main).
 
-    `branch` goes with a time, or alone; beside another reference it must be the branch that this leads to. Whether a
-    time is closed is the caller's to know. Raises Malformed, Invalid and NotFound (`unknown-group`, `unknown-branch`,
+    `branch` goes with a time, or with no reference; a version or a name is where it is, whatever `branch` says. Whether
+    a time is closed is the caller's to know. Raises Malformed, Invalid and NotFound (`unknown-group`, `unknown-branch`,
     `unknown-version`, `unknown-ref`), each with what to ask for instead.
     """
     return resolve_ref(state, group, None if text is None else parse_ref(text), branch)
@@ -146,17 +146,7 @@ def resolve_ref(state: State, group: str, ref: Ref | None, branch: str | None = 
         raise refusal("unknown-group", f"no group {group!r}: nothing was ever written to it", group=group)
     if ref is None:
         return _head_of(state, group, branch or MAIN)
-    at = _place(state, group, ref, branch)
-    if branch is not None and at.branch != branch:
-        raise Invalid(
-            f"that is version {at.version}, on branch {at.branch!r} and not on {branch!r}; `branch` goes with a time "
-            "or alone, so leave it out",
-            field="branch",
-            version=at.version,
-            expected=branch,
-            found=at.branch,
-        )
-    return at
+    return _place(state, group, ref, branch or MAIN)
 
 
 # The graph
@@ -171,7 +161,14 @@ def moves_head(record: dict[str, Any]) -> bool:
     return bool(record["branch_id"] == record["version"]) and not any(creates)
 
 
-def branches_after(state: State, record: dict[str, Any]) -> list[Branch]:
+class Branches(Protocol):
+    """The part of `State` that tells of branches."""
+
+    def branch(self, group: str, name: str) -> Branch | None: ...
+    def branch_by_id(self, group: str, branch_id: int) -> Branch | None: ...
+
+
+def branches_after(state: Branches, record: dict[str, Any]) -> list[Branch]:
     """The branches that the commit creates, moves or deletes, as they stand after it; `state` is that before it."""
     group, version = record["group"], record["version"]
     after: dict[int, Branch] = {}
@@ -275,34 +272,13 @@ def diff(state: State, before: At, after: At, rows: Iterable[tuple[str, str]] | 
 _ANCESTOR = re.compile(r"(?P<base>[^~^]+)(?P<steps>[~^0-9]*)", re.DOTALL)
 _STEP = re.compile(r"(?P<kind>[~^])(?P<count>[0-9]{0,9})")
 _TIME_START = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:")
-_TIME = re.compile(
-    r"(?P<day>[0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ](?P<second>[0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.(?P<fraction>[0-9]+))?"
-    r"(?P<zone>[Zz]|[+-][0-9]{2}:[0-9]{2})"
-)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def parse_time(text: str) -> int:
-    """The RFC 3339 time in `text` in milliseconds since the epoch, finer digits cut off. Raises Malformed."""
-    match = _TIME.fullmatch(text)
-    if match is None:
-        hint = " (write + as %2B in a URL)" if re.search(r" [0-9]{2}:[0-9]{2}$", text) else ""
-        _refuse_ref(text, "a time is written as in RFC 3339, with its zone: 2026-01-31T12:00:00Z" + hint)
-    zone = "+00:00" if match["zone"] in "Zz" else match["zone"]
-    try:
-        moment = datetime.fromisoformat(f"{match['day']}T{match['second']}{zone}")
-        since = moment - _EPOCH
-    except (ValueError, OverflowError) as error:
-        _refuse_ref(text, f"there is no such time: {error}")
-    fraction_ms = int(((match["fraction"] or "") + "000")[:3])
-    return since.days * 86_400_000 + since.seconds * 1_000 + fraction_ms
 
 
 def _parse_base(base: str, text: str) -> VersionRef | NameRef | TimeRef:
     if _is_number(base):
         return VersionRef(int(base))
     if _TIME_START.match(base):
-        return TimeRef(parse_time(base))
+        return TimeRef(micros_from_text(base) // 1_000)
     if "/" in base:
         _refuse_ref(text, "no branch or tag has a / in its name")
     return NameRef(base)
@@ -331,14 +307,14 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit()
 
 
-def _place(state: State, group: str, ref: Ref, branch: str | None) -> At:
+def _place(state: State, group: str, ref: Ref, branch: str) -> At:
     match ref:
         case VersionRef(version):
             return _at_version(state, group, version)
         case NameRef(name):
             return _at_name(state, group, name)
         case TimeRef(time_ms):
-            return _at_time(state, group, time_ms, branch or MAIN)
+            return _at_time(state, group, time_ms, branch)
         case AncestorRef(base, steps):
             return _at_ancestor(state, group, _place(state, group, base, branch).version, steps)
 
@@ -383,7 +359,7 @@ def _at_time(state: State, group: str, time_ms: int, name: str) -> At:
     step = state.step(group, version) if version else None
     if step is None:
         first = state.step(group, 1)
-        since = f"; its first commit is at {_rfc3339(first.committed_at)}" if first else ""
+        since = f"; its first commit is at {millis_to_text(first.committed_at)}" if first else ""
         raise refusal("unknown-version", f"group {group!r} had no version then{since}", group=group)
     level = state.line(group, name, version)
     if level is not None:
@@ -411,14 +387,10 @@ def _at_ancestor(state: State, group: str, version: int, steps: Sequence[int]) -
 
 def _refuse_dropped(state: State, group: str) -> None:
     """Raises NotFound where the group was dropped and not written to again."""
-    if state.branches(group):
-        return
     head = state.head(group)
-    version = head.version if head else 0
-    while version and (step := state.step(group, version)) is not None:
-        if step.operation == DROP_GROUP:
-            raise _dropped(group, version)
-        version -= 1
+    step = state.step(group, head.version) if head else None
+    if step is not None and step.operation == DROP_GROUP:
+        raise _dropped(group, step.version)
 
 
 def _dropped(group: str, version: int) -> NotFound:
@@ -436,8 +408,3 @@ def _known_branch(state: State, group: str, branch_id: int) -> Branch:
     branch = state.branch_by_id(group, branch_id)
     assert branch is not None, f"group {group!r} has no branch with id {branch_id}"
     return branch
-
-
-def _rfc3339(time_ms: int) -> str:
-    moment = datetime.fromtimestamp(time_ms / 1000, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
