@@ -13,14 +13,18 @@ from typing import Any, Protocol, cast
 
 import orjson
 from fastavro import parse_schema, schemaless_reader, schemaless_writer
+from fastavro.schema import SchemaParseException, UnknownType
 
-from versolog.schemas.errors import Malformed
+from versolog.schemas.errors import Invalid, Malformed
 
 Record = dict[str, Any]
 
 NAMESPACE = "versolog."
 _FRAME = struct.Struct(">BI")
 _MAGIC = 0
+_NAMED = ("record", "enum", "fixed")
+_TYPE_ORDER = ("type", "name", "namespace", "doc", "fields", "symbols", "size", "items", "logicalType")
+_FIELD_ORDER = ("name", "type", "doc", "default")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,22 +52,31 @@ class SchemaIds(Protocol):
 
 @cache
 def schema(name: str) -> Schema:
-    """The schema of the record type `name` as this version of versolog writes it."""
-    whole = _inlined(NAMESPACE + name, set())
-    return _schema_from_text(orjson.dumps(whole).decode())
+    """The schema of the record type `name` as this version of versolog writes it.
+
+    Its text is spelled as Avro's Java library spells a schema (`Schema.toString`), so that a registry which parses and
+    prints what it is given gives back the same text, of which commits' hashes are made.
+    """
+    return schema_from_text(orjson.dumps(_inlined(name, set())).decode())
 
 
-def _schema_from_text(text: str) -> Schema:
-    definition = orjson.loads(text)
-    name = f"{definition.get('namespace', '')}.{definition['name']}".removeprefix(NAMESPACE)
-    parsed = parse_schema(_without_logical_types(definition), named_schemas={})
+def schema_from_text(text: str) -> Schema:
+    """The record type whose definition is `text`. Raises Malformed."""
+    try:
+        parsed = cast(Record, parse_schema(_without_logical_types(orjson.loads(text)), named_schemas={}))
+        name = parsed["name"].removeprefix(NAMESPACE)
+    except (SchemaParseException, UnknownType, ValueError, TypeError, LookupError, RecursionError) as error:
+        raise Malformed(f"not an Avro schema of a record: {type(error).__name__}: {error}") from error
     return Schema(name, text, hashlib.sha256(text.encode()).digest(), parsed)
 
 
 def encode(schema: Schema, record: Mapping[str, Any]) -> bytes:
-    """The Avro body of `record`."""
+    """The Avro body of `record`. Raises Invalid where the record doesn't fit the schema."""
     body = io.BytesIO()
-    schemaless_writer(body, schema.parsed, record)
+    try:
+        schemaless_writer(body, schema.parsed, record)
+    except (ValueError, TypeError, KeyError, OverflowError, AttributeError) as error:
+        raise Invalid(f"this can't be written as an Avro {schema.name}: {error}") from error
     return body.getvalue()
 
 
@@ -75,7 +88,7 @@ def decode(schema: Schema, body: bytes, *, writer: Schema | None = None) -> Reco
             record = schemaless_reader(stream, schema.parsed, None)
         else:
             record = schemaless_reader(stream, writer.parsed, schema.parsed)
-    except Exception as error:  # noqa: BLE001 - the decoder raises whatever broken bytes lead it to
+    except Exception as error:  # the decoder raises whatever broken bytes lead it to
         raise Malformed(f"not an Avro {schema.name}: {type(error).__name__}: {error}") from error
     if stream.tell() != len(body):
         raise Malformed(f"{len(body) - stream.tell()} bytes are left over after an Avro {schema.name}")
@@ -99,14 +112,14 @@ class Codec:
 
     def __init__(self, ids: SchemaIds) -> None:
         self._ids = ids
-        self._own: dict[str, int] = {}
+        self._own: dict[bytes, int] = {}
         self._by_id: dict[int, Schema] = {}
 
     def id_of(self, schema: Schema) -> int:
         """The id that `schema` goes by."""
-        schema_id = self._own.get(schema.name)
+        schema_id = self._own.get(schema.fingerprint)
         if schema_id is None:
-            schema_id = self._own[schema.name] = self._ids.id_of(schema)
+            schema_id = self._own[schema.fingerprint] = self._ids.id_of(schema)
             self._by_id[schema_id] = schema
         return schema_id
 
@@ -118,9 +131,7 @@ class Codec:
         """The schema that was registered as `schema_id`. Raises Malformed for an unknown id."""
         found = self._by_id.get(schema_id)
         if found is None:
-            registered = _schema_from_text(self._ids.text_of(schema_id))
-            found = _ours_or(registered)
-            self._by_id[schema_id] = found
+            found = self._by_id[schema_id] = _ours_or(schema_from_text(self._ids.text_of(schema_id)))
         return found
 
     def write(self, schema: Schema, record: Mapping[str, Any]) -> bytes:
@@ -142,39 +153,49 @@ class Codec:
 
 def _ours_or(registered: Schema) -> Schema:
     """Our own Schema object where the registered text is the same, so that reading needs no resolution."""
-    if resources.files(__package__).joinpath("avsc", f"{registered.name}.avsc").is_file():
+    if registered.name in _own_names():
         own = schema(registered.name)
         if own.fingerprint == registered.fingerprint:
             return own
     return registered
 
 
+@cache
+def _own_names() -> frozenset[str]:
+    files = resources.files(__package__).joinpath("avsc").iterdir()
+    return frozenset(file.name.removesuffix(".avsc") for file in files if file.name.endswith(".avsc"))
+
+
 def _inlined(name: str, seen: set[str]) -> Any:
-    """The definition of `name` with every other type of ours put in where it is first named."""
-    seen.add(name)
-    text = resources.files(__package__).joinpath("avsc", f"{name.removeprefix(NAMESPACE)}.avsc").read_bytes()
-    return _with_types_inlined(orjson.loads(text), seen)
+    """The definition of `name`, with every other type of ours put in where it is first named."""
+    return _spelled(orjson.loads(resources.files(__package__).joinpath("avsc", f"{name}.avsc").read_bytes()), seen)
 
 
-def _with_types_inlined(node: Any, seen: set[str]) -> Any:
+def _spelled(node: Any, seen: set[str]) -> Any:
+    """`node` in Java's order and with its names short, for all of ours are in one namespace: the outermost type's."""
     if isinstance(node, str):
-        return _inlined(node, seen) if node.startswith(NAMESPACE) and node not in seen else node
+        name = node.removeprefix(NAMESPACE)
+        return node if name == node else name if name in seen else _inlined(name, seen)
     if isinstance(node, list):
-        return [_with_types_inlined(item, seen) for item in node]
-    if node.get("type") in ("record", "enum", "fixed"):
-        seen.add(NAMESPACE + node["name"])
-    whole = dict(node)
-    for part in ("type", "items"):
-        if part in node:
-            whole[part] = _with_types_inlined(node[part], seen)
-    if "fields" in node:
-        whole["fields"] = [_with_types_inlined(field, seen) for field in node["fields"]]
-    return whole
+        return [_spelled(item, seen) for item in node]
+    is_field = "name" in node and node["type"] not in _NAMED
+    order = _FIELD_ORDER if is_field else _TYPE_ORDER
+    assert node.keys() <= set(order), f"{node.keys() - set(order)} would be left out of the registered schema"
+    spelled = {name: node[name] for name in order if name in node}
+    if seen:
+        spelled.pop("namespace", None)
+    if "name" in spelled and not is_field:
+        seen.add(spelled["name"])
+    for name in ("type", "items", "fields"):
+        if name in spelled:
+            spelled[name] = _spelled(spelled[name], seen)
+    return spelled
 
 
 def _without_logical_types(node: Any) -> Any:
     if isinstance(node, dict):
-        return {name: _without_logical_types(value) for name, value in node.items() if name not in ("logicalType", "doc")}
+        kept = {name: value for name, value in node.items() if name not in ("logicalType", "doc")}
+        return {name: value if name == "default" else _without_logical_types(value) for name, value in kept.items()}
     if isinstance(node, list):
         return [_without_logical_types(item) for item in node]
     return node
