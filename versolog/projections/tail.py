@@ -13,9 +13,10 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 from confluent_kafka._model import IsolationLevel
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
+from versolog.projections.evolve import Fold
 from versolog.projections.store import Store
 from versolog.schemas import codec as avro
-from versolog.schemas.codec import Codec, Record
+from versolog.schemas.codec import Codec
 from versolog.schemas.errors import BrokenLog, Malformed, Unavailable, VersologError
 from versolog.schemas.topics import Topics
 from versolog.streams.chain import commit_hash
@@ -39,12 +40,9 @@ class Tail:
         self.store = store
         self._lock = lock or threading.RLock()
         self._topics, self._codec = topics, codec
-        self._pieces: list[_Read] = []
-        """The pieces of a commit whose last piece has not come yet: they are folded together."""
 
     def starts(self) -> list[TopicPartition]:
-        """Where to read from. What was read of an unfinished commit is read again."""
-        self._pieces.clear()
+        """Where to read from."""
         number = self.store.partition
         return [
             TopicPartition(self._topics.commits, number, self.store.next_commit_offset or OFFSET_BEGINNING),
@@ -71,28 +69,22 @@ class Tail:
                 outcomes += self._fold_outcomes(fold, offset, value)
                 outcomes_next = offset + 1
                 continue
-            read = self._read_commit(offset, value)
-            self._pieces.append(read)
-            if read.record["piece"] < read.record["pieces"]:
-                continue
-            for piece in self._pieces:
-                fold.commit(offset=piece.offset, value=piece.value, record=piece.record, hash=piece.hash)
-            self._pieces.clear()
+            self._fold_commit(fold, offset, value)
             commits_next = offset + 1
         fold.offsets(commits=commits_next, outcomes=outcomes_next)
         fold.write()
         return outcomes
 
-    def _read_commit(self, offset: int, value: bytes) -> _Read:
+    def _fold_commit(self, fold: Fold, offset: int, value: bytes) -> None:
         try:
             schema_id, body = avro.unframe(value)
             writer = self._codec.schema_of(schema_id)
             record = avro.decode(COMMIT, body, writer=writer)
         except Malformed as error:
             raise self._unreadable(self._topics.commits, offset, error) from error
-        return _Read(offset, value, record, commit_hash(writer.fingerprint, body))
+        fold.commit(offset=offset, value=value, record=record, hash=commit_hash(writer.fingerprint, body))
 
-    def _fold_outcomes(self, fold: Any, offset: int, value: bytes) -> list[bytes]:
+    def _fold_outcomes(self, fold: Fold, offset: int, value: bytes) -> list[bytes]:
         try:
             _, record = self._codec.read(value, OUTCOMES)
         except Malformed as error:
@@ -118,14 +110,6 @@ class Tail:
 def takes_effect(transaction_id: str, code: str) -> bool:
     """Whether an outcome is that of its id: garbage has no id, and a refused reuse leaves the id's first outcome."""
     return transaction_id != "" and code != "id-reused"
-
-
-@dataclass(slots=True)
-class _Read:
-    offset: int
-    value: bytes
-    record: Record
-    hash: bytes
 
 
 def reader(kafka: dict[str, Any], **settings: Any) -> Consumer:
@@ -211,7 +195,7 @@ def catch_up(
 def _ended(message: Message, error: KafkaError, ends: dict[tuple[str, int], int]) -> set[str]:
     """The topic that is read to its end, where the event says that; other errors are raised if they won't pass."""
     topic, number, offset = message.topic(), message.partition(), message.offset()
-    if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 - the client's own name
+    if error.code() == KafkaError._PARTITION_EOF:
         assert topic is not None
         assert number is not None
         assert offset is not None
@@ -221,7 +205,7 @@ def _ended(message: Message, error: KafkaError, ends: dict[tuple[str, int], int]
 
 
 def _raise_if_final(error: KafkaError, topic: str | None, number: int | None) -> None:
-    if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):  # noqa: SLF001
+    if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
         raise BrokenLog(
             f"{topic}[{number}] does not hold the offset to go on from: {error}", topic=topic, partition=number
         )
