@@ -183,6 +183,7 @@ def branches_after(state: Branches, record: dict[str, Any]) -> list[Branch]:
     if moves_head(record):
         moved = after.get(record["branch_id"]) or state.branch_by_id(group, record["branch_id"])
         if moved is None:
+            assert record["branch_id"] == version, f"commit {version} of {group!r} is on a branch that never was"
             moved = Branch(version, record["branch"], head=version, parent=None, fork=0, live=True)
         after[moved.id] = moved._replace(head=version)
     return list(after.values())

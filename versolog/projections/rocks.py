@@ -1,0 +1,235 @@
+"""RocksDB: bytes by column family, how it is tuned, and its failures as ours. Nothing else imports rocksdict."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+from rocksdict import (
+    AccessType,
+    BlockBasedOptions,
+    Cache,
+    Checkpoint,
+    DataBlockIndexType,
+    DbClosedError,
+    DBCompressionType,
+    Options,
+    Rdict,
+    RdictIter,
+    ReadOptions,
+    WriteBatch,
+    WriteBufferManager,
+)
+
+from versolog.projections import keys, layout
+from versolog.projections.evolve import Batch, Families
+from versolog.schemas.errors import BrokenLog, Misconfigured, Unavailable, VersologError
+
+Cursor = RdictIter
+
+MIB = 1024 * 1024
+REOPEN_TIMEOUT_S = 5.0
+"""How long to wait for reads of a store that this process has just closed to let go of it."""
+
+
+class StoreLocked(Misconfigured):
+    """Another process has the store open."""
+
+    code = "store-locked"
+
+
+class StoreUnusable(BrokenLog):
+    """The directory holds no store to go on with: broken, of another format, of another log.
+
+    The log holds all that is in a store: remove the directory and fold the log again.
+    """
+
+    code = "store-unusable"
+
+
+class Memory:
+    """What the stores of a process use together: blocks of their files, and writes that are in no file yet."""
+
+    def __init__(self, *, cache_bytes: int = 192 * MIB, write_bytes: int = 64 * MIB) -> None:
+        """`write_bytes` is a part of `cache_bytes`: what writes don't use is left for reads."""
+        self.cache = Cache(cache_bytes)
+        self.writes = WriteBufferManager.new_write_buffer_manager_with_cache(write_bytes, False, self.cache)
+
+
+class Rocks:
+    """The database itself: bytes by family, and its failures as ours."""
+
+    def __init__(self, path: Path, memory: Memory, *, read_only: bool) -> None:
+        self.path = path
+        self.read_only = read_only
+        self.closed = False
+        self._root = _open(path, memory, read_only)
+        self._families = {name: self._root.get_column_family(name) for name in layout.FAMILIES}
+
+    def close(self) -> None:
+        """Let go of the directory, once reads under way have noticed."""
+        self.closed = True
+        for family in (*self._families.values(), self._root):
+            family.close()
+
+    def get(self, family: str, key: bytes) -> bytes | None:
+        """The value under `key`."""
+        try:
+            value: bytes | None = self._families[family].get(key)
+        except Exception as error:
+            raise self._failed(error) from error
+        return value
+
+    def get_all(self, family: str, wanted: list[bytes]) -> list[bytes | None]:
+        """The value under each key."""
+        try:
+            values: Any = self._families[family].get(cast(list[Any], wanted))
+        except Exception as error:
+            raise self._failed(error) from error
+        return cast(list[bytes | None], values)
+
+    def first(self, family: str, lower: bytes, upper: bytes) -> tuple[bytes, bytes] | None:
+        """The first entry in [lower, upper)."""
+        return next(self.between(family, lower, upper), None)
+
+    def starting(self, family: str, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """The entries whose keys start with the whole elements in `prefix`."""
+        return self.between(family, prefix, keys.end(prefix))
+
+    def between(self, family: str, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """The entries in [lower, upper) as of when the first is asked for."""
+        try:
+            for entry in self._families[family].items(from_key=lower, read_opt=_bounded(upper)):
+                if self.closed:
+                    raise DbClosedError
+                yield cast(tuple[bytes, bytes], entry)
+        except Exception as error:
+            raise self._failed(error) from error
+
+    def cursor(self, family: str, upper: bytes) -> Cursor:
+        """To go back and forth below `upper`."""
+        return self._families[family].iter(_bounded(upper))
+
+    def batch(self) -> WriteBatch:
+        """An empty batch."""
+        return WriteBatch(raw_mode=True)
+
+    def handles(self) -> Families:
+        """The families for a batch. They keep the database open, so they are not kept here."""
+        handle = self._root.get_column_family_handle
+        return Families(**{name: handle(name) for name in layout.FAMILIES})
+
+    def write(self, batch: Batch) -> None:
+        """Make what is in `batch` (one of `batch`) visible and kept, all of it or nothing."""
+        assert isinstance(batch, WriteBatch)
+        try:
+            self._root.write(batch)
+        except Exception as error:
+            raise self._failed(error) from error
+
+    def put(self, family: str, key: bytes, value: bytes) -> None:
+        """Write one value."""
+        batch = self.batch()
+        batch.put(key, value, self._root.get_column_family_handle(family))
+        self.write(batch)
+
+    def copy_to(self, path: Path) -> None:
+        """Make a copy as of now in the new directory `path`."""
+        try:
+            Checkpoint(self._root).create_checkpoint(str(path))
+        except Exception as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: Exception) -> VersologError:
+        if isinstance(error, VersologError):
+            return error
+        if isinstance(error, DbClosedError) or self.closed:
+            return Unavailable(f"the store in {self.path} was closed meanwhile; ask again", path=str(self.path))
+        if str(error).startswith("Corruption"):
+            return unusable(self.path, f"it is damaged: {error}", "damaged")
+        return Unavailable(f"the store in {self.path} failed: {error}", code="store-failed", path=str(self.path))
+
+
+def _open(path: Path, memory: Memory, read_only: bool) -> Rdict:
+    if read_only and not (path / "CURRENT").is_file():
+        raise Misconfigured(f"there is no store in {path}", path=str(path))
+    if not read_only:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Misconfigured(f"no store can be made in {path}: {error}", path=str(path)) from error
+    families = {name: _family_options(name, memory) for name in layout.FAMILIES}
+    access = AccessType.read_only() if read_only else AccessType.read_write()
+    deadline = time.monotonic() + REOPEN_TIMEOUT_S
+    while True:
+        try:
+            return Rdict(str(path), _database_options(memory), column_families=families, access_type=access)
+        except Exception as error:
+            if "lock hold by current process" not in str(error):
+                raise _not_opened(path, str(error)) from error
+            if time.monotonic() > deadline:
+                raise StoreLocked(f"this process has the store in {path} open already", path=str(path)) from error
+            time.sleep(0.01)
+
+
+def _not_opened(path: Path, error: str) -> VersologError:
+    if "While lock file" in error:
+        return StoreLocked(
+            f"another process has the store in {path} open; stop it, or give this one a directory of its own",
+            path=str(path),
+        )
+    if error.startswith("IO error") and "No such file" not in error:
+        return Misconfigured(f"the store in {path} can't be opened: {error}", path=str(path))
+    return unusable(path, f"it is damaged: {error}", "damaged")
+
+
+def unusable(path: Path, why: str, reason: str) -> StoreUnusable:
+    return StoreUnusable(
+        f"the store in {path} can't be used: {why}. The log holds all that is in it: remove the directory, "
+        "and it is made again",
+        path=str(path),
+        reason=reason,
+    )
+
+
+def _bounded(upper: bytes) -> ReadOptions:
+    """Ends an iteration at `upper`, so that nothing beyond it is read to find out that it's not wanted."""
+    options = ReadOptions()
+    options.set_iterate_upper_bound(upper)
+    return options
+
+
+def _database_options(memory: Memory) -> Options:
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.create_missing_column_families(True)
+    options.set_write_buffer_manager(memory.writes)
+    # The write-ahead log is on and not synced: kill -9 loses nothing, and after a power cut the log tells the rest.
+    options.set_max_total_wal_size(64 * MIB)
+    options.set_max_background_jobs(2)
+    options.set_max_open_files(256)
+    options.set_keep_log_file_num(2)
+    options.set_max_log_file_size(4 * MIB)
+    return options
+
+
+def _family_options(name: str, memory: Memory) -> Options:
+    options = Options(raw_mode=True)
+    options.set_compression_type(DBCompressionType.lz4())
+    options.set_bottommost_compression_type(DBCompressionType.zstd())
+    options.set_level_compaction_dynamic_level_bytes(True)
+    table = BlockBasedOptions()
+    table.set_block_cache(memory.cache)
+    table.set_cache_index_and_filter_blocks(True)
+    table.set_pin_l0_filter_and_index_blocks_in_cache(True)
+    table.set_format_version(5)
+    if name in (layout.LATEST, layout.TRANSACTIONS):
+        # Looked up by whole key, often for what isn't there: a new row, a new transaction id.
+        table.set_bloom_filter(10, False)
+        table.set_data_block_index_type(DataBlockIndexType.binary_and_hash())
+        options.set_memtable_whole_key_filtering(True)
+        options.set_memtable_prefix_bloom_ratio(0.05)
+    options.set_block_based_table_factory(table)
+    return options
