@@ -1,0 +1,90 @@
+"""The way into the log for a node: transactions and ticks appended to `transactions`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import structlog
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from versolog.schemas.errors import TooMany, Unavailable, VersologError
+
+log = structlog.get_logger("versolog.intake")
+
+Appended = Callable[[VersologError | None], None]
+"""Called once, in any thread: with None when the record is in the log, with the error when it isn't known to be."""
+
+DELIVERY_TIMEOUT_MS = 30_000
+QUEUE_RECORDS_MAX = 50_000
+_POLL_S = 0.1
+
+
+class Intake(Protocol):
+    """Takes records for the log."""
+
+    def append(self, partition: int, key: bytes | None, value: bytes, appended: Appended) -> None:
+        """Append to `transactions[partition]`, soon and in the order of the calls. Raises TooMany and Unavailable."""
+
+    def close(self, timeout_s: float) -> None:
+        """Wait for what was appended, no longer than that, and take nothing more."""
+
+
+class KafkaIntake:
+    """An idempotent producer with a thread of its own that hands out delivery reports."""
+
+    def __init__(self, kafka: Mapping[str, Any], topic: str) -> None:
+        self._kafka = dict(kafka)
+        self._topic = topic
+        self._closing = False
+        self._producer = self._connect()
+        self._thread = threading.Thread(target=self._poll, name="versolog-intake", daemon=True)
+        self._thread.start()
+
+    def append(self, partition: int, key: bytes | None, value: bytes, appended: Appended) -> None:
+        """As `Intake.append`."""
+        if self._closing:
+            raise Unavailable("this node is stopping; send the same id to another one, or again")
+
+        def report(error: KafkaError | None, _: Message) -> None:
+            appended(None if error is None else self._failed(error))
+
+        try:
+            self._producer.produce(self._topic, value=value, key=key, partition=partition, on_delivery=report)
+        except BufferError as error:
+            raise TooMany(f"{QUEUE_RECORDS_MAX:,} transactions wait for the log already; send it again") from error
+        except KafkaException as error:
+            raise self._failed(error.args[0]) from error
+
+    def close(self, timeout_s: float) -> None:
+        """As `Intake.close`."""
+        self._closing = True
+        self._producer.flush(timeout_s)
+        self._thread.join(timeout_s)
+
+    def _connect(self) -> Producer:
+        return Producer(
+            {
+                **self._kafka,
+                "client.id": "versolog-intake",
+                "enable.idempotence": True,  # a retry inside librdkafka neither doubles nor reorders
+                "acks": "all",
+                "linger.ms": 1,
+                "compression.type": "lz4",
+                "delivery.timeout.ms": DELIVERY_TIMEOUT_MS,
+                "queue.buffering.max.messages": QUEUE_RECORDS_MAX,
+            }
+        )
+
+    def _failed(self, error: KafkaError) -> Unavailable:
+        if error.fatal() and not self._closing:
+            log.error("the producer can't go on and is replaced", error=str(error))
+            self._producer = self._connect()
+        return Unavailable(
+            f"the log did not take the transaction ({error.str()}); it may still be decided: send the same id again"
+        )
+
+    def _poll(self) -> None:
+        while not self._closing or len(self._producer):
+            self._producer.poll(_POLL_S)

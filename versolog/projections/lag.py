@@ -1,0 +1,84 @@
+"""How far what is here may be behind the log: known by asking the log for its ends from time to time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import structlog
+
+from versolog.projections.partition import Partition
+from versolog.projections.tail import Ends
+from versolog.schemas.errors import VersologError
+from versolog.schemas.topics import Topics
+
+ASK_EVERY_S = 1.0
+
+log = structlog.get_logger("versolog.lag")
+
+
+class _Known(NamedTuple):
+    """The ends of a partition's two topics, and when they were asked for (`time.monotonic()`)."""
+
+    commits: int
+    outcomes: int
+    asked_at_s: float
+
+
+class Lag:
+    """For each partition: the records not folded yet, and how old what is here can be at most.
+
+    A copy that has folded up to the ends as they were at a moment has all that was committed before it.
+    """
+
+    def __init__(self, partitions: Mapping[int, Partition]) -> None:
+        self._partitions = partitions
+        self._ends: dict[int, _Known] = {}
+        self._current_at_s: dict[int, float] = {}
+
+    async def watch(self, ends: Ends, topics: Topics) -> None:
+        """Ask again and again, until cancelled."""
+        while True:
+            try:
+                await self._ask(ends, topics)
+            except VersologError as error:
+                log.warning("the ends of the log are not known", reason=error.detail)
+            await asyncio.sleep(ASK_EVERY_S)
+
+    def offsets(self, partition: int) -> int | None:
+        """Records of commits and outcomes not folded here yet; None while that isn't known.
+
+        Never too few. After an aborted Kafka transaction, whose records nobody reads, some too many until the next one.
+        """
+        ends, here = self._ends.get(partition), self._partitions.get(partition)
+        if ends is None or here is None:
+            return None
+        store = here.store
+        return _missing(ends.commits, store.next_commit_offset) + _missing(ends.outcomes, store.next_outcome_offset)
+
+    def staleness_s(self, partition: int) -> float | None:
+        """For how long something may have been committed that is not here; None while that isn't known."""
+        self._note_current(partition)
+        current_at_s = self._current_at_s.get(partition)
+        return None if current_at_s is None else time.monotonic() - current_at_s
+
+    async def _ask(self, log_ends: Ends, topics: Topics) -> None:
+        numbers = list(self._partitions)
+        asked_at_s = time.monotonic()
+        places = [(topic, number) for number in numbers for topic in (topics.commits, topics.outcomes)]
+        ends = await asyncio.to_thread(log_ends.stable, places)
+        for number in numbers:
+            self._note_current(number)  # by the former ends, which these replace
+            self._ends[number] = _Known(ends[topics.commits, number], ends[topics.outcomes, number], asked_at_s)
+
+    def _note_current(self, partition: int) -> None:
+        ends = self._ends.get(partition)
+        if ends is not None and self.offsets(partition) == 0:
+            self._current_at_s[partition] = ends.asked_at_s
+
+
+def _missing(end: int, following: int) -> int:
+    """Records between the last one here and the end. The last offset before an end is the marker of a transaction."""
+    return max(0, end - 1 - following) if end else 0

@@ -1,0 +1,328 @@
+"""A node: takes transactions for the log and answers reads, of any group, wherever its partition lives."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from versolog.projections.intake import Intake
+from versolog.projections.lag import Lag
+from versolog.projections.metrics import PartitionState
+from versolog.projections.partition import Partition
+from versolog.schemas import codec as avro
+from versolog.schemas.codec import Codec
+from versolog.schemas.errors import (
+    Invalid,
+    NotFound,
+    TooMany,
+    Unavailable,
+    Undecided,
+    VersologError,
+    refusal,
+)
+from versolog.schemas.outcome import Outcome
+from versolog.schemas.times import millis_to_text
+from versolog.schemas.topics import partition_of
+from versolog.streams.chain import intent_hash
+from versolog.streams.transaction import Transaction
+from versolog.streams.versions import AncestorRef, At, Ref, TimeRef, parse_ref, resolve_ref
+
+UNDER_WAY_MAX = 20_000
+"""Transactions that may wait for their outcome on one node at once."""
+TICK_AGAIN_S = 0.25
+
+_TRANSACTION = avro.schema("Transaction")
+_OUTCOME = avro.schema("Outcome")
+_TICK = avro.schema("Tick")
+
+
+class Owners(Protocol):
+    """Who owns which partition."""
+
+    async def __call__(self, *, refresh: bool = False) -> Mapping[int, str]:
+        """The base URL of each partition's owner, as far as known; with `refresh` asked anew."""
+
+
+class Elsewhere(Exception):  # noqa: N818 - not a mistake: another node has to answer
+    """The request belongs to the owner of `partition`; `body` is what was read of it."""
+
+    def __init__(self, partition: int, body: bytes = b"") -> None:
+        super().__init__(f"partition {partition} is owned by another node")
+        self.partition = partition
+        self.body = body
+
+    def mistaken(self) -> Unavailable:
+        """What a node answers that was passed the request by another one, and isn't the owner either."""
+        return Unavailable(
+            f"partition {self.partition} has another owner now; ask again", code="not-owner", partition=self.partition
+        )
+
+
+class Node:
+    """What HTTP stands on. `partitions` are those that are kept here; without an intake nothing is written."""
+
+    def __init__(
+        self,
+        partitions: Mapping[int, Partition],
+        *,
+        count: int,
+        codec: Codec,
+        intake: Intake | None,
+        owners: Owners,
+        own_url: str,
+        lag: Lag,
+    ) -> None:
+        self.partitions = partitions
+        self.count = count
+        self.codec = codec
+        self.owners = owners
+        self.own_url = own_url
+        self.lag = lag
+        self._intake = intake
+        self.under_way = 0
+        """Transactions that wait for their outcome here."""
+        self._ticked: dict[int, float] = {}
+
+    @property
+    def read_only(self) -> bool:
+        """Whether this is a copy that nobody writes to: a replay, served beside the live store."""
+        return self._intake is None
+
+    def states(self) -> list[PartitionState]:
+        """How each partition here stands."""
+        return [
+            PartitionState(
+                number=number,
+                role=partition.role,
+                error=None if partition.error is None else partition.error.detail,
+                next_commit_offset=partition.store.next_commit_offset,
+                lag_offsets=self.lag.offsets(number),
+                lag_s=self.lag.staleness_s(number),
+            )
+            for number, partition in sorted(self.partitions.items())
+        ]
+
+    def close(self, timeout_s: float) -> None:
+        """Hand what was taken to the log, and take no more."""
+        if self._intake is not None:
+            self._intake.close(timeout_s)
+
+    # Writing
+
+    async def submit(self, tx: Transaction, timeout_s: float) -> Outcome:
+        """Send `tx` and wait for its outcome; one that was decided before has its first outcome again.
+
+        Raises Undecided when it did not come in time, Unavailable when the log did not take it, Conflict for an id that
+        was used with another content, Elsewhere where this node doesn't see the partition, TooMany, TooLarge.
+        """
+        return await self.send(tx).outcome(timeout_s)
+
+    def send(self, tx: Transaction) -> Sent:
+        """Send `tx` without waiting: whoever calls must call `outcome` on what this returns, once."""
+        intake = self._writable()
+        home = tx.home
+        partition = self.partitions.get(partition_of(home, self.count))
+        if partition is None or partition.role in ("idle", "stopped"):
+            raise Elsewhere(partition_of(home, self.count))
+        if self.under_way >= UNDER_WAY_MAX:
+            raise TooMany(f"{UNDER_WAY_MAX:,} transactions wait for their outcome here; send it again")
+        body = tx.intent()
+        sent = Sent(self, tx, body, partition)
+        if not sent.was_decided:
+            value = avro.frame(self.codec.id_of(_TRANSACTION), body)
+            try:
+                intake.append(partition.number, home.encode(), value, sent.appended)
+            except VersologError:
+                sent.forget()
+                raise
+        return sent
+
+    def outcome_in(self, partition: int, transaction_id: str) -> Outcome | None:
+        """The outcome that the store of `partition` here has for the id."""
+        return _outcome_in(self.partitions[partition], transaction_id)
+
+    def _writable(self) -> Intake:
+        if self._intake is None:
+            raise VersologError("this is a copy for reading; write to the live store", code="read-only", status=403)
+        return self._intake
+
+    # Reading
+
+    def reader(self, group: str, *, stale_s: float | None = None, forwarded: bool = False) -> Partition:
+        """The partition of `group`, where it may be read here: by its owner, or by a follower that is near enough.
+
+        Raises Elsewhere, and Unavailable where another node passed the request on to this one and was mistaken.
+        """
+        number = partition_of(group, self.count)
+        partition = self.partitions.get(number)
+        if partition is not None:
+            if partition.role == "owner" or self.read_only:
+                return partition
+            if stale_s is not None and (bound := self.lag.staleness_s(number)) is not None and bound <= stale_s:
+                return partition
+            if partition.role == "recovering":
+                raise Unavailable(
+                    f"partition {number} is being taken over; ask again", code="recovering", partition=number
+                )
+        if self.read_only:
+            raise NotFound(f"this copy does not hold the group {group!r}", code="unknown-group", group=group)
+        elsewhere = Elsewhere(number)
+        raise elsewhere.mistaken() if forwarded else elsewhere
+
+    async def visible(self, partition: Partition, token: Mapping[str, int], timeout_s: float) -> None:
+        """Wait until the versions in `token` that belong to `partition` can be read. Raises Unavailable."""
+        wanted = [
+            (group, version) for group, version in token.items() if partition_of(group, self.count) == partition.number
+        ]
+
+        def all_there() -> bool:
+            return all(
+                (head := partition.store.head(group)) is not None and head.version >= version
+                for group, version in wanted
+            )
+
+        if not wanted or all_there() or await partition.until(all_there, timeout_s):
+            return
+        raise Unavailable(
+            f"what the token names could not be read within {timeout_s:g} s; ask again", code="not-yet-visible"
+        )
+
+    async def resolve(
+        self, partition: Partition, group: str, at: str | None, branch: str | None, timeout_s: float
+    ) -> At:
+        """The exact place that `at` names; a time is waited for until nothing more can come before it."""
+        ref = None if at is None else parse_ref(at)
+        time_ms = _time_in(ref)
+        if time_ms is not None:
+            await self.closed(partition, time_ms, timeout_s)
+        return resolve_ref(partition.store, group, ref, branch)
+
+    async def closed(self, partition: Partition, time_ms: int, timeout_s: float) -> None:
+        """Wait until everything with committed_at ≤ `time_ms` is decided and can be read.
+
+        A partition that nobody writes to would stand still, so a tick is appended to move its clock. Raises Invalid for
+        a time to come and Unavailable where the clock doesn't pass it in time.
+        """
+        if partition.clock() > time_ms:
+            return
+        self._refuse_time_to_come(partition, time_ms)
+        deadline = time.monotonic() + timeout_s
+        while (left_s := deadline - time.monotonic()) > 0:
+            self._tick(partition.number)
+            if await partition.until(lambda: partition.clock() > time_ms, min(left_s, TICK_AGAIN_S)):
+                return
+        raise Unavailable(
+            f"partition {partition.number} could not close {millis_to_text(time_ms)} within {timeout_s:g} s; ask again",
+            code="time-not-closed",
+        )
+
+    def _refuse_time_to_come(self, partition: Partition, time_ms: int) -> None:
+        now_ms = partition.clock() - 1 if self.read_only else time.time_ns() // 1_000_000
+        if time_ms > now_ms:
+            ends = "this copy ends at" if self.read_only else "here it is"
+            raise Invalid(
+                f"{millis_to_text(time_ms)} is yet to come: {ends} {millis_to_text(now_ms)}",
+                code="time-to-come",
+                field="at",
+            )
+
+    def _tick(self, partition: int) -> None:
+        """Append a tick, unless one is likely to be under way."""
+        now_s = time.monotonic()
+        if now_s - self._ticked.get(partition, -TICK_AGAIN_S) < TICK_AGAIN_S:
+            return
+        self._ticked[partition] = now_s
+        self._writable().append(partition, None, self.codec.write(_TICK, {}), _ignore)
+
+
+class Sent:
+    """A transaction under way to its outcome."""
+
+    __slots__ = ("_future", "_in_log", "_intent_hash", "_known", "_loop", "_node", "_tx")
+
+    def __init__(self, node: Node, tx: Transaction, intent: bytes, partition: Partition) -> None:
+        self._node, self._tx = node, tx
+        self._intent_hash = intent_hash(intent)
+        self._in_log = False
+        self._loop = asyncio.get_running_loop()
+        self._future = partition.expect_outcome(tx.id, self._intent_hash)
+        # Asked after the future was made: a decision in between is seen by one of the two.
+        self._known = _outcome_in(partition, tx.id)
+        node.under_way += 1
+
+    @property
+    def was_decided(self) -> bool:
+        """Whether the id had its outcome before it was sent."""
+        return self._known is not None
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether `outcome` would not have to wait."""
+        return self._known is not None or self._future.done()
+
+    def appended(self, error: VersologError | None) -> None:
+        """The log has the record, or isn't known to. In any thread."""
+        if error is None:
+            self._in_log = True
+        else:
+            self._loop.call_soon_threadsafe(self._fail, error)
+
+    async def outcome(self, timeout_s: float) -> Outcome:
+        """Wait for the outcome, whatever it is. Raises as `Node.submit` does."""
+        try:
+            outcome = self._known
+            if outcome is None:
+                async with asyncio.timeout(timeout_s):
+                    outcome = await self._future
+        except TimeoutError:
+            raise self._late(timeout_s) from None
+        finally:
+            self.forget()
+        if outcome.intent_hash != self._intent_hash:
+            verdict = "committed" if outcome.committed else "refused"
+            raise refusal(
+                "id-reused", f"the id {self._tx.id!r} was decided before with another content; send a new id",
+                id=self._tx.id, decided=verdict,
+            )  # fmt: skip
+        return outcome
+
+    def forget(self) -> None:
+        """Wait no longer. What is in the log is decided all the same."""
+        self._future.cancel()
+        self._node.under_way -= 1
+
+    def _fail(self, error: VersologError) -> None:
+        if not self._future.done():
+            self._future.set_exception(error)
+
+    def _late(self, timeout_s: float) -> VersologError:
+        about: dict[str, Any] = {"id": self._tx.id, "group": self._tx.home}
+        if self._in_log:
+            return Undecided(f"not decided within {timeout_s:g} s; ask for the id, or send it again", **about)
+        return Unavailable(
+            f"the log did not take it within {timeout_s:g} s; it may still be decided: send the same id again",
+            **about,
+        )
+
+
+def _outcome_in(partition: Partition, transaction_id: str) -> Outcome | None:
+    """The outcome that the partition's store has for the id."""
+    body = partition.store.outcome(transaction_id)
+    return None if body is None else Outcome.from_avro(avro.decode(_OUTCOME, body))
+
+
+def _time_in(ref: Ref | None) -> int | None:
+    """The time that reading `ref` depends on."""
+    match ref:
+        case TimeRef(time_ms):
+            return time_ms
+        case AncestorRef(base, _):
+            return _time_in(base)
+        case _:
+            return None
+
+
+def _ignore(error: VersologError | None) -> None:
+    """A tick that got lost is sent again by whoever waits for it."""
