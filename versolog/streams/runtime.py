@@ -178,8 +178,9 @@ class WorkerRuntime:
             )
         finally:
             self.outage = "stopped"
-            await self._lanes.revoke_all()
-            await app.stop()
+            with Watchdog(self._stop_timeout_s):
+                await self._lanes.revoke_all()
+                await app.stop()
             for task in (starting, ending, stopping):
                 task.cancel()
 

@@ -26,7 +26,13 @@ from weakref import WeakKeyDictionary
 import faust
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka.client import ConnectionGroup
-from aiokafka.errors import IllegalStateError, KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
+from aiokafka.errors import (
+    ConsumerStoppedError,
+    IllegalStateError,
+    KafkaError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+)
 from aiokafka.protocol.group import LeaveGroupRequest
 from faust.exceptions import ConsumerNotStarted
 from faust.transport.drivers import aiokafka as driver
@@ -132,11 +138,14 @@ class BatchThread(driver.AIOKafkaConsumerThread):
         await asyncio.wait({stopping}, timeout=STOP_TIMEOUT_S)
         if not stopping.done():
             logger.error(
-                "the consumer did not stop in %.0f s; the group will notice by the session time-out", STOP_TIMEOUT_S
+                "the consumer did not stop in %.0f s; the group notices by the session time-out", STOP_TIMEOUT_S
             )
             stopping.cancel()
-        elif (error := stopping.exception()) is not None:
-            logger.error("stopping the consumer failed", exc_info=error)
+        # aiokafka's fetcher lets the cancellation of a fetch out, and `stop` then ends before it has disconnected.
+        ended = await asyncio.gather(stopping, return_exceptions=True)
+        if ended != [None]:
+            logger.debug("aiokafka's consumer did not stop cleanly: %r", ended)
+            await consumer._client.close()
 
     def on_crash(self, msg: str, *fmt: Any, **kwargs: Any) -> None:
         logger.exception(msg.format(*fmt))
@@ -314,19 +323,17 @@ class BatchConsumer(driver.Consumer):
                 for tp, fetched in self.scheduler.iterate(cast(Any, await self._fetch())):
                     event = self._to_message(tp, fetched)
                     await self.wait_first(self.callback(event), self.suspend_flow.wait())
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, ConsumerStoppedError):
             if not self.app.should_stop:
                 raise
 
     async def _fetch(self) -> Mapping[TP, Fetched]:
-        if not self.flow_active:
-            await self.wait(cast(Any, self.can_resume_flow), timeout=IDLE_WAIT_S)
-            return {}
-        released = set(self._get_active_partitions())
+        released = set(self._get_active_partitions()) if self.flow_active else set()
         if not released:
             self._released.clear()
             await self._thread.touch()
-            await self.wait(cast(Any, self._released), timeout=IDLE_WAIT_S)
+            change = self._released if self.flow_active else self.can_resume_flow
+            await self.wait(cast(Any, change), timeout=IDLE_WAIT_S)
             return {}
         wait_s = IDLE_WAIT_S if released >= self.assignment() else PARTLY_HELD_WAIT_S
         fetched = cast(Mapping[TP, Fetched], await self._thread.getmany(released, wait_s))
