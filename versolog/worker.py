@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import structlog
 from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
+from prometheus_client import CollectorRegistry
 
 from versolog.config import Settings
 from versolog.projections.intake import KafkaIntake
@@ -18,9 +20,10 @@ from versolog.projections.lag import Lag
 from versolog.projections.metrics import Counted
 from versolog.projections.node import Node
 from versolog.projections.partition import Partition
+from versolog.projections.store import Memory
 from versolog.projections.tail import Ends, Follower
 from versolog.schemas import codec as avro
-from versolog.schemas.codec import Codec, SchemaIds
+from versolog.schemas.codec import Codec
 from versolog.schemas.errors import BrokenLog, Unavailable
 from versolog.schemas.registry import ConfluentRegistry, TopicRegistry
 from versolog.schemas.topics import ensure_topics
@@ -33,8 +36,10 @@ from versolog.streams.runtime import HttpServer, WorkerRuntime
 DELETE_EVERY_S = 3_600.0
 OWNERS_KNOWN_FOR_S = 5.0
 THREADS_MAX = 64
+CLOSE_TIMEOUT_S = 2.0
 
 WRITTEN = ("Transaction", "Tick", "Commit", "Outcomes")
+"""The record types that are registered before anything is written."""
 
 logger = structlog.get_logger(__name__)
 
@@ -42,14 +47,14 @@ logger = structlog.get_logger(__name__)
 class Worker:
     """The partitions of one process and their committers; what the runtime drives (`lanes.Partitions`)."""
 
-    def __init__(self, settings: Settings, registry: SchemaIds, codec: Codec, identity: str, counted: Counted) -> None:
+    def __init__(self, settings: Settings, codec: Codec, identity: str, counted: Counted) -> None:
         """Opens the stores. Raises Misconfigured where another process has them open."""
         self._settings, self._codec, self._counted = settings, codec, counted
-        self.registry = registry
         self._ends = Ends(settings.client)
         self._threads = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="versolog")
         self._committers: dict[int, Committer] = {}
         self._follower = Follower(settings.client, settings.topics)
+        memory = Memory()
         self.partitions = {
             number: Partition(
                 number,
@@ -59,6 +64,7 @@ class Worker:
                 codec=codec,
                 identity=identity,
                 ends=self._ends,
+                memory=memory,
             )
             for number in range(settings.partitions)
         }
@@ -90,7 +96,7 @@ class Worker:
             raise
 
     async def revoked(self, partition: int) -> None:
-        """Own no more: what is decided is committed if that can be done at once, and the store follows the next owner."""
+        """Own no more: what is decided is committed if that can be done soon, and the store follows the next owner."""
         committer = self._committers.pop(partition, None)
         if committer is not None:
             await committer.stop()
@@ -142,7 +148,7 @@ class Worker:
         )
 
     async def _delete_old_transactions(self) -> None:
-        """Delete transactions that are decided and older than the setting says; commits and outcomes are kept for ever."""
+        """Delete decided transactions older than the setting says; commits and outcomes are kept for ever."""
         while True:
             await asyncio.sleep(DELETE_EVERY_S)
             before_ms = int((time.time() - self._settings.keep_transactions_days * 86_400) * 1000)
@@ -195,3 +201,62 @@ class KnownOwners:
         self._known = await asyncio.to_thread(owners, self._admin, settings.group_id, settings.topics.transactions)
         self._asked_at = time.monotonic()
         return self._known
+
+
+async def work(settings: Settings, ready: Callable[[str], None] = lambda url: None) -> None:
+    """Run a worker until a signal ends it. `ready` is told the address once HTTP answers.
+
+    Raises Misconfigured, for topics that don't fit or a directory in use, and Unavailable when no broker answers.
+    """
+    failpoints.arm(settings.failpoints)
+    ids = await asyncio.to_thread(
+        partial(
+            ensure_topics,
+            settings.client,
+            settings.topics,
+            partitions=settings.partitions,
+            replication=settings.replication,
+            fsync=settings.fsync,
+        )
+    )
+    registry = registry_of(settings)
+    codec = Codec(registry)
+    for name in WRITTEN:
+        await asyncio.to_thread(codec.id_of, avro.schema(name))
+    metrics = CollectorRegistry()
+    worker = Worker(settings, codec, ids.identity, Counted(metrics))
+    intake = KafkaIntake(settings.client, settings.topics.transactions)
+    http = HttpServer(lambda scope, receive, send: app(scope, receive, send), settings.http_host, settings.http_port)
+    url = settings.advertised_url or f"http://{_shown(settings.http_host)}:{http.port}"
+    node = Node(
+        worker.partitions,
+        count=settings.partitions,
+        codec=codec,
+        intake=intake,
+        owners=KnownOwners(settings),
+        own_url=url,
+    )
+    runtime = WorkerRuntime(
+        app_id=settings.group_id,
+        bootstrap=settings.bootstrap,
+        client_settings=settings.kafka,
+        transactions_topic=settings.topics.transactions,
+        advertised_url=url,
+        partitions=worker,
+        http=http,
+    )
+    app = http_app(node, registry=registry, metrics=metrics, lag=worker.lag)
+    worker.start()
+    ready(url)
+    try:
+        await runtime.run()
+    finally:
+        await asyncio.to_thread(node.close, CLOSE_TIMEOUT_S)
+        await worker.close()
+
+
+def registry_of(settings: Settings) -> TopicRegistry | ConfluentRegistry:
+    """Where schema ids come from."""
+    if settings.registry_url is not None:
+        return ConfluentRegistry(settings.registry_url, settings.topics)
+    return TopicRegistry(settings.client, settings.topics)

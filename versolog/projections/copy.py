@@ -82,5 +82,3 @@ def open_copy(directory: Path) -> tuple[Manifest, dict[int, CopiedPartition]]:
     manifest = Manifest.read(directory)
     numbers = [number for number in range(manifest.partitions) if (directory / f"partition-{number}").is_dir()]
     return manifest, {number: CopiedPartition(number, directory, manifest) for number in numbers}
-
-

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import structlog
 from confluent_kafka import TopicPartition
 
-from versolog.projections.store import Store
+from versolog.projections.store import Memory, Store
 from versolog.projections.tail import OUTCOME, REQUEST_TIMEOUT_S, Ends, Followed, Tail, catch_up, reader, takes_effect
 from versolog.projections.views import View
 from versolog.schemas import codec as avro
@@ -47,13 +47,14 @@ class Partition:
         codec: Codec,
         identity: str,
         ends: Ends,
+        memory: Memory,
     ) -> None:
         self.number = number
         self.role: Role = "idle"
         self.error: VersologError | None = None
         self._path = directory / f"partition-{number}"
         self._kafka, self._topics, self._codec, self._identity = kafka, topics, codec, identity
-        self._ends = ends
+        self._ends, self._memory = ends, memory
         self._lock = threading.RLock()
         self._waiting: dict[tuple[str, bytes], list[asyncio.Future[Outcome]]] = {}
         self._next_fold: asyncio.Future[None] | None = None
@@ -61,7 +62,7 @@ class Partition:
 
     def _open_store(self) -> None:
         try:
-            self.store = Store.open(self._path, partition=self.number, identity=self._identity)
+            self.store = self._opened()
         except BrokenLog as error:
             self._start_anew(error.detail)
         self.view = View(self.store)
@@ -71,7 +72,12 @@ class Partition:
         """The log is the truth: a store that is not of it is made again from it."""
         logger.warning("store-rebuilt", partition=self.number, path=str(self._path), reason=reason)
         shutil.rmtree(self._path, ignore_errors=True)
-        self.store = Store.open(self._path, partition=self.number, identity=self._identity)
+        self.store = self._opened()
+
+    def _opened(self) -> Store:
+        return Store.open(
+            self._path, partition=self.number, codec=self._codec, memory=self._memory, identity=self._identity
+        )
 
     def close(self) -> None:
         with self._lock:

@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 from versolog.projections.evolve import Fold
 from versolog.projections.store import Store
 from versolog.schemas import codec as avro
-from versolog.schemas.codec import Codec
+from versolog.schemas.codec import Codec, Record
 from versolog.schemas.errors import BrokenLog, Malformed, Unavailable, VersologError
 from versolog.schemas.topics import Topics
 from versolog.streams.chain import commit_hash
@@ -62,6 +62,9 @@ class Tail:
         outcomes: list[bytes] = []
         commits_next = outcomes_next = None
         for message in messages:
+            if not self.takes(message):
+                commits_next = (message.offset() or 0) + 1
+                continue
             offset, value = message.offset(), message.value()
             assert offset is not None
             assert isinstance(value, bytes)
@@ -75,6 +78,18 @@ class Tail:
         fold.write()
         return outcomes
 
+    def takes(self, message: Message) -> bool:
+        """Whether the record is to be read at all; a replay of a part leaves some out."""
+        return True
+
+    def takes_commit(self, record: Record) -> bool:
+        """Whether the commit, or the piece of one, is to be folded."""
+        return True
+
+    def takes_outcome(self, result: Record) -> bool:
+        """Whether the outcome is to be folded."""
+        return True
+
     def _fold_commit(self, fold: Fold, offset: int, value: bytes) -> None:
         try:
             schema_id, body = avro.unframe(value)
@@ -82,7 +97,8 @@ class Tail:
             record = avro.decode(COMMIT, body, writer=writer)
         except Malformed as error:
             raise self._unreadable(self._topics.commits, offset, error) from error
-        fold.commit(offset=offset, value=value, record=record, hash=commit_hash(writer.fingerprint, body))
+        if self.takes_commit(record):
+            fold.commit(offset=offset, value=value, record=record, hash=commit_hash(writer.fingerprint, body))
 
     def _fold_outcomes(self, fold: Fold, offset: int, value: bytes) -> list[bytes]:
         try:
@@ -90,7 +106,7 @@ class Tail:
         except Malformed as error:
             raise self._unreadable(self._topics.outcomes, offset, error) from error
         bodies = []
-        for result in record["results"]:
+        for result in filter(self.takes_outcome, record["results"]):
             body = avro.encode(OUTCOME, result)
             bodies.append(body)
             if takes_effect(result["transaction_id"], result["code"]):
@@ -190,6 +206,33 @@ def catch_up(
             for message in messages:
                 if (error := message.error()) is not None:
                     open_ -= _ended(message, error, ends)
+
+
+def last_record(kafka: dict[str, Any], ends_of: Ends, topic: str, number: int) -> bytes | None:
+    """The value of the last committed record of topic[number]; None where there is none.
+
+    The offsets at the end may be those of transaction markers and aborted records, so it looks back ever further.
+    """
+    place = (topic, number)
+    end, first = ends_of.stable([place])[place], ends_of.first([place])[place]
+    back = 16
+    while end > first:
+        start = max(first, end - back)
+        found: bytes | None = None
+        with closing(reader(kafka, **{"enable.partition.eof": True})) as consumer:
+            consumer.assign([TopicPartition(topic, number, start)])
+            while (message := consumer.poll(REQUEST_TIMEOUT_S)) is not None:
+                error, value = message.error(), message.value()
+                if error is None and isinstance(value, bytes):
+                    found = value
+                elif error is not None and _ended(message, error, {place: end}):
+                    break
+            else:
+                raise Unavailable(f"{topic}[{number}] was not answered in time")
+        if found is not None or start == first:
+            return found
+        back *= 16
+    return None
 
 
 def _ended(message: Message, error: KafkaError, ends: dict[tuple[str, int], int]) -> set[str]:

@@ -85,7 +85,7 @@ class Verifier:
         self._group = group
         self._chains: dict[str, _Chain] = {}
         self._unmatched: dict[tuple[str, int], tuple[int, bytes]] = {}
-        """By group and version a hash that only one of commits and outcomes has named yet; the commit's offset, or -1."""
+        """By group and version: a hash that only one of commits and outcomes named yet; the commit's offset or -1."""
         self.verified = Verified()
 
     def run(self, kafka: dict[str, Any], ends: Ends, progress: Progress | None = None) -> Verified:
@@ -93,7 +93,6 @@ class Verifier:
         number = self._partition
         topics = {self._topics.commits, self._topics.outcomes}
         upto = ends.stable([(topic, number) for topic in topics])
-        about = sum(upto.values())
         open_ = {topic for topic in topics if upto[topic, number] > 0}
         with closing(reader(kafka, **{"enable.partition.eof": True, "check.crcs": True})) as consumer:
             consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for topic in sorted(open_)])
@@ -164,8 +163,9 @@ class Verifier:
         group, version, piece = record["group"], record["version"], record["piece"]
         follows = chain.version + 1 if chain.expected_piece == 1 else chain.version
         if version != follows or piece != chain.expected_piece:
+            expected = f"version {follows} piece {chain.expected_piece}"
             self._find("log", offset, group, version, "a version is missing, doubled or out of order",
-                       f"version {follows} piece {chain.expected_piece}", f"version {version} piece {piece}")  # fmt: skip
+                       expected, f"version {version} piece {piece}")  # fmt: skip
         if record["previous_hash"] != chain.hash:
             self._find("log", offset, group, version,
                        f"the chain is broken: the commit before (version {chain.version}) is not the one it was",
@@ -213,7 +213,7 @@ class Verifier:
             elif entry.hash != computed:
                 self._find("store", offset, group, version, "the commit's hash is another",
                            computed.hex(), entry.hash.hex())  # fmt: skip
-            elif value not in entry.values:
+            elif all(value != piece.value for piece in entry.pieces):
                 self._find("store", offset, group, version, "the commit's bytes are others")
         level = Level(record["branch_id"], version)
         for change in record["changes"]:

@@ -1,0 +1,61 @@
+# make setup   an environment with everything in .venv
+# make demo    the main job on real flights (DAYS=365 for the whole year)
+# make up      Kafka, a worker and the HTTP API, until Ctrl-C
+# make test    all tests, on a real Kafka
+# make check   format, lint, types, import rules
+# make bench   benchmarks beside raw librdkafka
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DAYS ?= 3
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up test test-crash test-full check format bench clean
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+# Made anew when pyproject.toml changes, so every target can depend on it.
+$(VENV)/.installed: pyproject.toml
+	@echo "· setting up $(VENV): about half a minute"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[server,broker,demo,dev]'
+	@touch $@
+
+setup: $(VENV)/.installed
+
+demo: setup
+	@$(BIN)/python -m versolog.demo --days $(DAYS)
+
+up: setup
+	@$(BIN)/versolog up
+
+test: setup
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Crashes at every named point, many times over.
+test-crash: setup
+	$(BIN)/python -m pytest tests/crash -m "slow or not slow" $(PYTEST_ARGS)
+
+# Everything, the slow suites and the full number of random histories included.
+test-full: setup
+	$(BIN)/python -m pytest -m "slow or not slow" --hypothesis-profile=full $(PYTEST_ARGS)
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+clean:
+	rm -rf $(VENV) versolog-data .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

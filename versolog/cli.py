@@ -1,0 +1,289 @@
+"""The command line: run a versolog, look into one, restore the past."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import structlog
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from versolog.config import Settings
+from versolog.schemas.errors import Invalid, VersologError
+
+app = typer.Typer(
+    name="versolog",
+    help="An event-sourced, versioned, transactional table store on Apache Kafka.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+broker_app = typer.Typer(help="The Apache Kafka that versolog brings along.", no_args_is_help=True)
+topics_app = typer.Typer(help="The topics on a Kafka cluster.", no_args_is_help=True)
+app.add_typer(broker_app, name="broker")
+app.add_typer(topics_app, name="topics")
+
+err = Console(stderr=True, highlight=False)
+out = Console(highlight=False)
+
+Bootstrap = Annotated[str | None, typer.Option(help="Kafka brokers, host:port and commas between.")]
+Data = Annotated[Path, typer.Option(help="The directory that everything is kept in.")]
+Prefix = Annotated[str | None, typer.Option(help="Begins the names of the topics.")]
+Partitions = Annotated[int | None, typer.Option(help="Partitions of the topics, fixed when they are created.")]
+Replication = Annotated[int | None, typer.Option(help="Replication factor of topics that are created.")]
+Fsync = Annotated[bool | None, typer.Option(help="Flush every record to the disk before it is acknowledged.")]
+KafkaOption = Annotated[
+    list[str] | None, typer.Option("--kafka", help="One more setting of the Kafka clients, as name=value.")
+]
+
+DEFAULT_DATA = Path("versolog-data")
+
+
+@contextlib.contextmanager
+def _errors_told() -> Iterator[None]:
+    """A typed error becomes one line and exit status 1."""
+    try:
+        yield
+    except VersologError as error:
+        err.print(f"[bold red]{error.code}[/]: {error.detail}", soft_wrap=True)
+        raise typer.Exit(1) from error
+
+
+@app.command()
+def up(
+    data: Data = DEFAULT_DATA,
+    http_port: Annotated[int, typer.Option(help="Of the first worker; 0 takes a free one.")] = 8080,
+    kafka_port: Annotated[int | None, typer.Option(help="Default: that of the last run, or a free one.")] = None,
+    partitions: Annotated[int, typer.Option(help="Fixed when the topics are created.")] = 8,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes; they share the partitions.")] = 1,
+    fsync: Annotated[bool, typer.Option(help="Survive a power cut: every record is flushed to the disk.")] = False,
+) -> None:
+    """Kafka, its topics and workers with the HTTP API, in the foreground, until Ctrl-C."""
+    from versolog.up import Plan, running
+
+    begun = time.monotonic()
+    plan = Plan(data, http_port, kafka_port, partitions, workers, fsync)
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    with (
+        _errors_told(),
+        contextlib.suppress(KeyboardInterrupt),
+        running(plan, lambda line: err.print(f"· {line}")) as it,
+    ):
+        took_s = time.monotonic() - begun
+        out.print(f"ready  http {' '.join(it.http_urls)}  kafka {it.bootstrap}  data {data}  ({took_s:.1f} s)")
+        sys.stdout.flush()
+        signal.pause()
+
+
+@app.command()
+def worker(
+    bootstrap: Bootstrap = None,
+    data: Annotated[Path | None, typer.Option(help="Where its stores are kept.")] = None,
+    http_host: Annotated[str | None, typer.Option(help="The address to bind to.")] = None,
+    http_port: Annotated[int | None, typer.Option(help="0 takes a free one.")] = None,
+    advertised_url: Annotated[str | None, typer.Option(help="Where other workers reach this one.")] = None,
+    partitions: Partitions = None,
+    replication: Replication = None,
+    prefix: Prefix = None,
+    follow: Annotated[str | None, typer.Option(help="all or none: partitions of others to keep up with.")] = None,
+    fsync: Fsync = None,
+    registry_url: Annotated[str | None, typer.Option(help="A Schema Registry to use.")] = None,
+    kafka: KafkaOption = None,
+    address_file: Annotated[Path | None, typer.Option(help="Write the HTTP address here once it is known.")] = None,
+    end_with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
+) -> None:
+    """One worker: it decides and commits its share of the partitions, follows the others, and answers HTTP."""
+    from versolog.streams.runtime import run_worker
+    from versolog.worker import work
+
+    if end_with_parent:
+        _end_with_parent()
+    with _errors_told():
+        settings = _settings(
+            bootstrap=bootstrap, data=data, http_host=http_host, http_port=http_port, advertised_url=advertised_url,
+            partitions=partitions, replication=replication, prefix=prefix, follow=follow, fsync=fsync,
+            registry_url=registry_url, kafka=_kafka_settings(kafka),
+        )  # fmt: skip
+        _log_to_stderr(settings)
+        run_worker(work(settings, partial(_tell_address, address_file)))
+
+
+@broker_app.command("start")
+def broker_start(
+    data: Data = DEFAULT_DATA / "kafka",
+    port: Annotated[int | None, typer.Option(help="Default: that of the last run, or a free one.")] = None,
+) -> None:
+    """Start Kafka in the background."""
+    from versolog import broker
+
+    with _errors_told():
+        running = broker.start(data, port, say=lambda line: err.print(f"· {line}"))
+        out.print(f"running  kafka {running.bootstrap}  pid {running.pid}  data {data}")
+
+
+@broker_app.command("stop")
+def broker_stop(data: Data = DEFAULT_DATA / "kafka") -> None:
+    """Stop the Kafka that was started in the background."""
+    from versolog import broker
+
+    with _errors_told():
+        out.print("stopped" if broker.stop(data) else "it was not running")
+
+
+@broker_app.command("status")
+def broker_status(data: Data = DEFAULT_DATA / "kafka") -> None:
+    """Whether Kafka runs, and where; exit status 3 where it does not."""
+    from versolog import broker
+
+    with _errors_told():
+        status = broker.status(data)
+        if isinstance(status, broker.Running):
+            out.print(f"running  kafka {status.bootstrap}  pid {status.pid}  data {data}")
+            return
+        out.print("stopped")
+    raise typer.Exit(3)
+
+
+@topics_app.command("create")
+def topics_create(
+    bootstrap: Bootstrap = None,
+    partitions: Partitions = None,
+    replication: Replication = None,
+    prefix: Prefix = None,
+    fsync: Fsync = None,
+    kafka: KafkaOption = None,
+) -> None:
+    """Create the topics that are missing and check those that are there."""
+    from versolog.schemas.topics import ensure_topics
+
+    with _errors_told():
+        settings = _settings(
+            bootstrap=bootstrap, partitions=partitions, replication=replication, prefix=prefix, fsync=fsync,
+            kafka=_kafka_settings(kafka),
+        )  # fmt: skip
+        ids = ensure_topics(
+            settings.client, settings.topics, partitions=settings.partitions, replication=settings.replication,
+            fsync=settings.fsync,
+        )  # fmt: skip
+        out.print(f"ready  {ids.partitions} partitions  {ids.identity}")
+
+
+@app.command()
+def replay(
+    into: Annotated[Path, typer.Option(help="A fresh directory for the result.")],
+    at: Annotated[str | None, typer.Option(help="A version, branch or tag of --group, or a time.")] = None,
+    cut: Annotated[str | None, typer.Option(help="A time: the whole store as it stood then.")] = None,
+    group: Annotated[str | None, typer.Option(help="Only this group.")] = None,
+    bootstrap: Bootstrap = None,
+    prefix: Prefix = None,
+    processes: Annotated[int | None, typer.Option(help="Default: one a core.")] = None,
+    registry_url: Annotated[str | None, typer.Option(help="A Schema Registry to use.")] = None,
+    kafka: KafkaOption = None,
+) -> None:
+    """Rebuild a past version from offsets, and print its digest."""
+    from versolog.projections.replay import Log
+    from versolog.projections.replay import replay as rebuild
+    from versolog.schemas.topics import describe
+    from versolog.worker import registry_of
+
+    with _errors_told(), _progress("replaying") as told:
+        if at is not None and cut is not None:
+            raise Invalid("--at and --cut say the same thing twice; give one of them")
+        settings = _settings(
+            bootstrap=bootstrap, prefix=prefix, registry_url=registry_url, kafka=_kafka_settings(kafka)
+        )
+        log = Log(
+            settings.client, settings.topics, describe(settings.client, settings.topics), partial(registry_of, settings)
+        )
+        begun = time.monotonic()
+        manifest = rebuild(log, into, at=at or cut, group=group, processes=processes, progress=told)
+        took_s = time.monotonic() - begun
+    rate = manifest.commits / took_s
+    err.print(f"{manifest.commits:,} commits in {took_s:.1f} s ({rate:,.0f}/s) into {into}")
+    out.print(f"digest {manifest.digest}")
+
+
+def _settings(**given: Any) -> Settings:
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValueError as error:
+        raise Invalid(f"a setting does not fit: {error}") from error
+
+
+def _kafka_settings(pairs: list[str] | None) -> dict[str, str] | None:
+    if not pairs:
+        return None
+    split = [pair.partition("=") for pair in pairs]
+    if bad := [name for name, equals, _ in split if not equals or not name]:
+        raise Invalid(f"--kafka {bad[0]} is not name=value")
+    return {name: value for name, _, value in split}
+
+
+@contextlib.contextmanager
+def _progress(what: str) -> Iterator[Any]:
+    """A progress bar on the terminal, told (done, about)."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, about: progress.update(task, completed=done, total=max(about, done))
+
+
+def _tell_address(path: Path | None, url: str) -> None:
+    structlog.get_logger().info("listening", url=url)
+    if path is not None:
+        fresh = path.with_suffix(".new")
+        fresh.write_text(url)
+        fresh.rename(path)
+
+
+def _log_to_stderr(settings: Settings) -> None:
+    """Our own and the libraries' log lines, in one form, to standard error."""
+    shared: list[Any] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    last = structlog.processors.JSONRenderer() if settings.log_json else structlog.dev.ConsoleRenderer(colors=False)
+    structlog.configure(
+        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *shared],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, last],
+    ))  # fmt: skip
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
+    for quiet in ("aiokafka", "faust", "mode", "httpx", "httpcore", "uvicorn.access"):
+        logging.getLogger(quiet).setLevel(logging.WARNING)
+
+
+def _end_with_parent() -> None:
+    """Have the kernel send SIGTERM when the process that started this one ends (prctl PR_SET_PDEATHSIG, Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(1, int(signal.SIGTERM), 0, 0, 0)
+        if os.getppid() == 1:
+            sys.exit("the process that started this worker has ended")
+
+
+def _as_interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
