@@ -143,7 +143,7 @@ class BatchThread(driver.AIOKafkaConsumerThread):
             stopping.cancel()
         # aiokafka's fetcher lets the cancellation of a fetch out, and `stop` then ends before it has disconnected.
         ended = await asyncio.gather(stopping, return_exceptions=True)
-        if ended != [None]:
+        if any(error is not None for error in ended):
             logger.debug("aiokafka's consumer did not stop cleanly: %r", ended)
             await consumer._client.close()
 
