@@ -34,6 +34,11 @@ def read_text(key: bytes, start: int = 0) -> tuple[str, int]:
     return key[start:end].replace(b"\0\xff", b"\0").decode(), end + 1
 
 
+def only_text(element: bytes) -> str:
+    """The text that `element` is, and nothing more."""
+    return element[:-1].replace(b"\0\xff", b"\0").decode()
+
+
 def number(value: int) -> bytes:
     """`value`, 0 to `NUMBER_MAX`, as one element of a key."""
     return value.to_bytes(8, "big")

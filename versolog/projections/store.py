@@ -275,6 +275,12 @@ class Store:
             if version <= upto:
                 yield key[len(prefix) : -8], layout.read_row(version, value)
 
+    def newest(self, group: str) -> Iterator[tuple[bytes, Row]]:
+        """The newest state of every row, in the order and with the keys of `history`."""
+        prefix = keys.text(group)
+        for key, value in self._rocks.starting(layout.LATEST, prefix):
+            yield key[len(prefix) :], layout.read_latest(value)
+
     def commit_entry(self, group: str, version: int) -> CommitEntry | None:
         """The commit with its records as they came."""
         entry = self._entry(group, version)

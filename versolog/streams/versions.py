@@ -224,22 +224,22 @@ class Touched(NamedTuple):
     rows: set[tuple[str, str]]
     """(table, key)"""
     complete: bool
-    """False where the limit of commits was reached first; `rows` is then of no use."""
+    """False where the limit of changes was reached first; `rows` is then of no use."""
 
 
-def touched(state: State, group: str, before: int, after: int, *, commits_max: int | None = None) -> Touched:
+def touched(state: State, group: str, before: int, after: int, *, changes_max: int | None = None) -> Touched:
     """Every (table, key) that can differ between versions `before` and `after` of the group.
 
     Walks first parents from both until they meet, so the cost is that of the changes since, whatever the size of the
-    group. A merge's changes are those it made to the branch merged into, so first parents tell all.
+    group. A merge's changes are those it made to the branch merged into, so first parents tell all. `changes_max`
+    bounds the commits and changes that are looked at.
     """
     rows: set[tuple[str, str]] = set()
     left, right = standing(state, group, before), standing(state, group, after)
-    commits = 0
+    looked_at = 0
     while (left and left.version) != (right and right.version):
-        if commits_max is not None and commits == commits_max:
+        if changes_max is not None and looked_at > changes_max:
             return Touched(rows, complete=False)
-        commits += 1
         if right is None or (left is not None and left.version > right.version):
             assert left is not None
             newest, left = left, first_parent(state, group, left)
@@ -248,6 +248,7 @@ def touched(state: State, group: str, before: int, after: int, *, commits_max: i
         record = state.commit(group, newest.version)
         assert record is not None, f"version {newest.version} of {group!r} has a place in the graph and no record"
         rows.update((change["table"], change["key"]) for change in record["changes"])
+        looked_at += 1 + len(record["changes"])
     return Touched(rows, complete=True)
 
 

@@ -1,0 +1,370 @@
+"""Reading at a version: rows, ranges, histories and differences, as they stood at one exact place.
+
+Every read takes an `At`, which `resolve` makes from what a caller says. What it answers at one `At` is the same for
+ever, whatever is written meanwhile. Costs are in rows and commits answered, never in the length of the log.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import orjson
+
+from versolog.projections import keys
+from versolog.projections.queries import Predicate
+from versolog.projections.store import Store
+from versolog.schemas.codec import Record
+from versolog.schemas.documents import Document
+from versolog.streams import versions
+from versolog.streams.state import Level, Row
+from versolog.streams.versions import At, Difference
+
+SCANNED_MAX = 10_000
+"""Rows that one call looks at, so that a `where` few rows fit does not hold up others."""
+WALKED_MAX = 2_000
+"""Commits that one call looks at for those that touch a table."""
+DIFF_CHANGES_MAX = 20_000
+"""Changes between two places up to which the rows they name are compared; beyond it, whole tables are, side by side."""
+
+_EVERYTHING = b"\xff"
+_DELETED = object()
+
+
+class Page(NamedTuple):
+    """Rows in the order of their keys, deleted ones left out."""
+
+    rows: list[tuple[str, Row]]
+    cursor: str | None
+    """The key to go on after; None at the end. There can be a cursor with fewer rows than the limit, or none."""
+    scanned: int
+    """How many rows were looked at."""
+
+
+class Past(NamedTuple):
+    """What one commit did to a row; the text is None where it was deleted."""
+
+    row: Row
+    heading: Record
+    """The commit without its changes."""
+
+
+class Pasts(NamedTuple):
+    """The history of a row, the newest first."""
+
+    changes: list[Past]
+    before: int | None
+    """The version to go on below; None at the end."""
+
+
+class Log(NamedTuple):
+    """Commits without their changes, the newest first."""
+
+    commits: list[Record]
+    before: int | None
+    """The version to go on below; None at the end. There can be one with fewer commits than the limit, or none."""
+
+
+class Blame(NamedTuple):
+    """Who set one field of a row to what it is."""
+
+    path: tuple[str, ...]
+    """Empty for a row without fields."""
+    value: Any
+    version: int
+    heading: Record
+
+
+class Differences(NamedTuple):
+    """Rows that differ, by table and key."""
+
+    rows: list[Difference]
+    cursor: tuple[str, str] | None
+    """The table and key to go on after; None at the end. There can be one with fewer rows than the limit, or none."""
+
+
+class View:
+    """Reads one store at a version. Any thread may use it."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def resolve(self, group: str, at: str | None = None, branch: str | None = None) -> At:
+        """The exact place that `at` names; see `versions.resolve`, whose errors it raises."""
+        return versions.resolve(self.store, group, at, branch)
+
+    def committed_at(self, at: At) -> int:
+        """When the version that is read there was committed, in milliseconds."""
+        step = self.store.step(at.group, at.version)
+        return 0 if step is None else step.committed_at
+
+    # Rows
+
+    def row(self, at: At, table: str, key: str) -> Row | None:
+        """The row; None where it's absent or deleted."""
+        return versions.row_at(self.store, at.group, versions.levels_at(self.store, at), table, key)
+
+    def rows(self, at: At, places: Sequence[tuple[str, str]]) -> list[Row | None]:
+        """As `row`, for many (table, key) at once."""
+        way = versions.levels_at(self.store, at)
+        found = self.store.rows(at.group, way[0], places)
+        for level in way[1:]:
+            open_ = [index for index, row in enumerate(found) if row is None]
+            below = self.store.rows(at.group, level, [places[index] for index in open_])
+            for index, row in zip(open_, below, strict=True):
+                found[index] = row
+        return [None if row is None or row.text is None else row for row in found]
+
+    def scan(
+        self,
+        at: At,
+        table: str,
+        *,
+        prefix: str | None = None,
+        start: str | None = None,
+        end: str | None = None,
+        after: str | None = None,
+        limit: int,
+        where: Predicate | None = None,
+    ) -> Page:
+        """Up to `limit` rows (at least 1), by key in code point order.
+
+        Those whose keys begin with `prefix`, from `start` up to, not including, `end`. `after` is the cursor of the
+        page before. `where` sees the row as a document.
+        """
+        rows: list[tuple[str, Row]] = []
+        scanned, last = 0, b""
+        for place, row in self._scan(at, table, *_bounds(prefix, start, end, after)):
+            if len(rows) == limit or scanned == SCANNED_MAX:
+                return Page(rows, keys.only_text(last), scanned)
+            scanned, last = scanned + 1, place
+            if row.text is not None and (where is None or where(orjson.loads(row.text))):
+                rows.append((keys.only_text(place), row))
+        return Page(rows, None, scanned)
+
+    def tables(self, at: At, *, system: bool = False) -> list[str]:
+        """The tables that hold rows, by name; the system's own (`$…`) only where they're asked for."""
+        way = versions.levels_at(self.store, at)
+        names = sorted({name for level in way for name in self.store.tables(at.group, level.branch)})
+        return [
+            name
+            for name in names
+            if (system or not name.startswith("$")) and any(row.text is not None for _, row in self.all_rows(at, name))
+        ]
+
+    def all_rows(self, at: At, table: str) -> Iterator[tuple[bytes, Row]]:
+        """Every row of a table by the bytes of its key, deleted ones too, without paging."""
+        return self._scan(at, table, b"", _EVERYTHING)
+
+    def _scan(self, at: At, table: str, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, Row]]:
+        """The rows by the bytes of their keys, with those deleted at the level nearest to the branch."""
+        way = versions.levels_at(self.store, at)
+        if len(way) == 1:
+            return self.store.scan(at.group, way[0], table, lower, upper)
+        return _merged([self.store.scan(at.group, level, table, lower, upper) for level in way])
+
+    # The past of a row
+
+    def history(self, at: At, table: str, key: str, *, limit: int, before: int | None = None) -> Pasts:
+        """What the commits up to `at` did to the row. Costs the versions of that row that it answers."""
+        states = list(islice(self._states(at, table, key, before), limit + 1))
+        changes = [Past(row, self._heading(at.group, row.version)) for row in states[:limit]]
+        return Pasts(changes, states[limit - 1].version if len(states) > limit else None)
+
+    def blame(self, at: At, table: str, key: str) -> list[Blame]:
+        """For each field of the row the commit that set it to what it is, by path; nothing for an absent row.
+
+        Maps are taken apart, lists and other values are whole. Costs the row's versions back to the oldest of these.
+        """
+        states = self._states(at, table, key, None)
+        newest = next(states, None)
+        if newest is None or newest.text is None:
+            return []
+        fields = _leaves(orjson.loads(newest.text))
+        since = dict.fromkeys(fields, newest.version)
+        open_ = set(fields)
+        for state in states:
+            earlier = {} if state.text is None else _leaves(orjson.loads(state.text))
+            open_ = {path for path in open_ if _same(earlier.get(path, _DELETED), fields[path])}
+            if not open_:
+                break
+            since.update(dict.fromkeys(open_, state.version))
+        headings = {version: self._heading(at.group, version) for version in set(since.values())}
+        return [
+            Blame(path, fields[path], version, headings[version])
+            for path, version in sorted(since.items(), key=_path_of)
+        ]
+
+    def _states(self, at: At, table: str, key: str, before: int | None) -> Iterator[Row]:
+        """The row's states along the way of a read, the newest first, below version `before`."""
+        for level in versions.levels_at(self.store, at):
+            upto = level.upto if before is None else min(level.upto, before - 1)
+            if upto > 0:
+                yield from self.store.versions(at.group, Level(level.branch, upto), table, key)
+
+    # Commits
+
+    def log(
+        self, at: At, *, limit: int, before: int | None = None, table: str | None = None, key: str | None = None
+    ) -> Log:
+        """The commits that led to `at` by first parents, operations on refs left out; only those that changed a table's
+        rows, or one of them, where these are given. A page costs what it answers; with `table` alone, what it looks at.
+        """
+        if table is not None and key is not None:
+            page = self.history(at, table, key, limit=limit, before=before)
+            return Log([past.heading for past in page.changes], page.before)
+        commits: list[Record] = []
+        walked, last = 0, 0
+        step = versions.standing(self.store, at.group, at.version if before is None else min(at.version, before))
+        if step is not None and before is not None and step.version >= before:
+            step = versions.first_parent(self.store, at.group, step)
+        while step is not None:
+            if len(commits) == limit or walked == WALKED_MAX:
+                return Log(commits, last)
+            walked, last = walked + 1, step.version
+            if table is None or self._changes_table(at.group, last, table):
+                commits.append(self._heading(at.group, last))
+            step = versions.first_parent(self.store, at.group, step)
+        return Log(commits, None)
+
+    def log_of_group(self, group: str, *, limit: int, before: int | None = None) -> Log:
+        """Every commit of the group, whatever its branch, operations on refs and drops too, the newest first."""
+        head = self.store.head(group)
+        newest = 0 if head is None else head.version if before is None else min(head.version, before - 1)
+        chosen = range(newest, max(newest - limit, 0), -1)
+        commits = [self._heading(group, version) for version in chosen]
+        return Log(commits, newest - limit + 1 if newest > limit else None)
+
+    def _changes_table(self, group: str, version: int, table: str) -> bool:
+        record = self.store.commit(group, version)
+        return record is not None and any(change["table"] == table for change in record["changes"])
+
+    def _heading(self, group: str, version: int) -> Record:
+        heading = self.store.heading(group, version)
+        assert heading is not None, f"version {version} of {group!r} is not in the commit index"
+        return heading
+
+    # Differences
+
+    def diff(
+        self,
+        before: At,
+        after: At,
+        *,
+        table: str | None = None,
+        prefix: str | None = None,
+        limit: int,
+        cursor: tuple[str, str] | None = None,
+    ) -> Differences:
+        """The rows that differ between two places of one group; of one table, or with a key prefix, if they are given.
+
+        Costs the changes since the places parted, or the rows of both where the changes are too many to go through.
+        The system's own tables are left out, unless `table` names one.
+        """
+        walk = versions.touched(self.store, before.group, before.version, after.version, changes_max=DIFF_CHANGES_MAX)
+        if not walk.complete:
+            return self._diff_by_scan(before, after, table, prefix, limit, cursor)
+        candidates = sorted(
+            row
+            for row in walk.rows
+            if (row[0] == table if table is not None else not row[0].startswith("$"))
+            and (prefix is None or row[1].startswith(prefix))
+            and (cursor is None or row > cursor)
+        )
+        found: list[Difference] = []
+        for start in range(0, len(candidates), 500):
+            found += versions.diff(self.store, before, after, candidates[start : start + 500])
+            if len(found) > limit:
+                page = found[:limit]
+                return Differences(page, (page[-1].table, page[-1].key))
+        return Differences(found, None)
+
+    def _diff_by_scan(
+        self, before: At, after: At, table: str | None, prefix: str | None, limit: int, cursor: tuple[str, str] | None
+    ) -> Differences:
+        tables = [table] if table is not None else sorted({*self.tables(before), *self.tables(after)})
+        found: list[Difference] = []
+        scanned, last = 0, cursor or ("", "")
+        for name in tables:
+            if cursor is not None and name < cursor[0]:
+                continue
+            bounds = _bounds(prefix, None, None, cursor[1] if cursor is not None and name == cursor[0] else None)
+            old, new = self._scan(before, name, *bounds), self._scan(after, name, *bounds)
+            for place, one, other in _side_by_side(old, new):
+                if len(found) == limit or scanned == SCANNED_MAX:
+                    return Differences(found, last)
+                scanned, last = scanned + 1, (name, keys.only_text(place))
+                if (one and one.text) != (other and other.text):
+                    found.append(Difference(*last, _present(one), _present(other)))
+        return Differences(found, None)
+
+
+def _bounds(prefix: str | None, start: str | None, end: str | None, after: str | None) -> tuple[bytes, bytes]:
+    """The range of a scan as bytes of keys: from the first up to, not including, the second."""
+    lower = max(keys.beginning(prefix or ""), keys.text(start) if start is not None else b"")
+    if after is not None:
+        lower = max(lower, keys.text(after) + b"\0")
+    upper = keys.end_of_beginning(keys.beginning(prefix)) if prefix else _EVERYTHING
+    return lower, min(upper, keys.text(end)) if end is not None else upper
+
+
+def _merged(levels: Iterable[Iterator[tuple[bytes, Row]]]) -> Iterator[tuple[bytes, Row]]:
+    """The rows of several levels in order, each from the first level that knows it."""
+    ranked = [_ranked(rank, level) for rank, level in enumerate(levels)]
+    previous = None
+    for place, _, row in heapq.merge(*ranked, key=itemgetter(0, 1)):
+        if place != previous:
+            previous = place
+            yield place, row
+
+
+def _ranked(rank: int, level: Iterator[tuple[bytes, Row]]) -> Iterator[tuple[bytes, int, Row]]:
+    for place, row in level:
+        yield place, rank, row
+
+
+def _side_by_side(
+    old: Iterator[tuple[bytes, Row]], new: Iterator[tuple[bytes, Row]]
+) -> Iterator[tuple[bytes, Row | None, Row | None]]:
+    """Each key of either, with its row in both."""
+    one, other = next(old, None), next(new, None)
+    while one is not None or other is not None:
+        if other is None or (one is not None and one[0] < other[0]):
+            assert one is not None
+            yield one[0], one[1], None
+            one = next(old, None)
+        elif one is None or other[0] < one[0]:
+            yield other[0], None, other[1]
+            other = next(new, None)
+        else:
+            yield one[0], one[1], other[1]
+            one, other = next(old, None), next(new, None)
+
+
+def _present(row: Row | None) -> Row | None:
+    return None if row is None or row.text is None else row
+
+
+def _leaves(document: Document) -> dict[tuple[str, ...], Any]:
+    """The values of a document by path, maps taken apart; an empty map is a value."""
+    leaves: dict[tuple[str, ...], Any] = {}
+    open_: list[tuple[tuple[str, ...], Any]] = [((), document)]
+    while open_:
+        path, value = open_.pop()
+        if isinstance(value, dict) and value:
+            open_ += [((*path, name), item) for name, item in value.items()]
+        else:
+            leaves[path] = value
+    return leaves
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two JSON values are the same; unlike Python, JSON tells true from 1, and 1 from 1.0."""
+    return one is not _DELETED and orjson.dumps(one) == orjson.dumps(other)
+
+
+def _path_of(item: tuple[tuple[str, ...], int]) -> tuple[str, ...]:
+    return item[0]
