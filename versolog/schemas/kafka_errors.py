@@ -18,6 +18,7 @@ _NEEDS_CONFIGURING = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "the login may not do this to the topic: check the ACLs",
     KafkaError.CLUSTER_AUTHORIZATION_FAILED: "the login may not do this to the cluster: check the ACLs",
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "the login may not use this transactional.id: check the ACLs",
+    KafkaError._FENCED: "another producer took over with the same transactional_id; give each its own",
     KafkaError.POLICY_VIOLATION: "a policy of the cluster forbids it",
     KafkaError.INVALID_REPLICATION_FACTOR: "the cluster has too few brokers for this replication factor",
     KafkaError.INVALID_CONFIG: "the cluster refuses a setting",

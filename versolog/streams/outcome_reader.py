@@ -1,0 +1,221 @@
+"""The client's end of the `outcomes` topic: reads it while somebody waits for a decision, and only from there on."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient, ListOffsetsResultInfo, OffsetSpec
+
+from versolog.schemas import codec
+from versolog.schemas.codec import Codec
+from versolog.schemas.errors import Unavailable, VersologError
+from versolog.schemas.kafka_errors import from_kafka
+from versolog.schemas.outcome import Outcome
+from versolog.streams.sent import Decision
+
+IDLE_S = 10.0
+"""So long after the last one stopped waiting a partition is still read, for the next one to be answered at once."""
+POLL_S = 0.1
+RECORDS_AT_ONCE = 200
+FLOORS_TIMEOUT_S = 10.0
+DEAD_MAX = 10_000
+"""So many decisions that nobody holds any more are forgotten together."""
+
+_OUTCOMES = codec.schema("Outcomes")
+
+logger = logging.getLogger(__name__)
+
+
+class _Followed:
+    """A partition that is read: since which offset, for how many, and since when for nobody."""
+
+    __slots__ = ("idle_since", "since", "waiting")
+
+    def __init__(self, since: int) -> None:
+        self.since = since
+        self.waiting = 0
+        self.idle_since = 0.0
+
+
+class OutcomeReader:
+    """Finds the outcomes of intents, by the intents' SHA-256.
+
+    A decision is found if it was expected before its transaction was sent, and its partition is followed from a floor
+    that was asked for before then too. Memory is bounded by the decisions that callers hold. Thread safe.
+    """
+
+    def __init__(self, kafka: Mapping[str, Any], topic: str, partitions: int, records: Codec) -> None:
+        """Raises Unavailable where Kafka doesn't tell the topic's ends."""
+        self._kafka = dict(kafka)
+        self._topic = topic
+        self._records = records
+        self._admin = AdminClient({**kafka, "log_level": 0})
+        self._expected: dict[bytes, weakref.ref[Decision]] = {}
+        self._expected_max = DEAD_MAX
+        self._expecting = threading.Lock()
+        self._changing = threading.Condition()
+        self._followed: dict[int, _Followed] = {}
+        self._consumer: Consumer | None = None
+        self._thread: threading.Thread | None = None
+        self._closed = False
+        self.floors = [0] * partitions
+        """For each partition an offset below which the outcome of nothing sent from now on can stand."""
+        self.trouble = ""
+        for place, asked in self._ask_for_ends().items():
+            try:
+                self.floors[place.partition] = asked.result().offset
+            except KafkaException as error:
+                raise from_kafka(error, f"asking for the end of topic {topic}") from error
+
+    def expect(self, intent_hash: bytes) -> Decision:
+        """The place for the outcome of an intent: the same one while anybody holds it."""
+        with self._expecting:
+            reference = self._expected.get(intent_hash)
+            decision = None if reference is None else reference()
+            if decision is None:
+                decision = Decision()
+                if len(self._expected) >= self._expected_max:
+                    self._forget_dead()
+                self._expected[intent_hash] = weakref.ref(decision)
+            return decision
+
+    @contextmanager
+    def following(self, partition: int, floor: int) -> Iterator[None]:
+        """The partition is read from `floor` on, or from before it, while this is entered."""
+        with self._changing:
+            followed = self._follow(partition, floor)
+            followed.waiting += 1
+        try:
+            yield
+        finally:
+            with self._changing:
+                followed.waiting -= 1
+                followed.idle_since = time.monotonic()
+
+    def refresh_floors_soon(self) -> None:
+        """Have the floors raised to the topic's ends in the background. If that fails they stay, which only costs."""
+        for place, asked in self._ask_for_ends().items():
+            asked.add_done_callback(partial(self._raise_floor, place.partition))
+
+    def _raise_floor(self, partition: int, answered: Future[ListOffsetsResultInfo]) -> None:
+        if answered.exception() is None:
+            self.floors[partition] = max(self.floors[partition], answered.result().offset)
+
+    def _ask_for_ends(self) -> dict[TopicPartition, Future[ListOffsetsResultInfo]]:
+        ends = {
+            TopicPartition(self._topic, partition): OffsetSpec.latest()  # type: ignore[no-untyped-call]
+            for partition in range(len(self.floors))
+        }
+        return self._admin.list_offsets(ends, request_timeout=FLOORS_TIMEOUT_S)
+
+    def close(self) -> None:
+        """Stop reading. Whoever waits is not told any more."""
+        with self._changing:
+            self._closed = True
+            self._changing.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _follow(self, partition: int, floor: int) -> _Followed:
+        followed = self._followed.get(partition)
+        if followed is not None and followed.since <= floor:
+            return followed
+        consumer = self._started()
+        place = TopicPartition(self._topic, partition, floor)
+        if followed is None:
+            consumer.incremental_assign([place])
+            followed = self._followed[partition] = _Followed(floor)
+            self._changing.notify_all()
+        else:
+            # Somebody who sent earlier waits only now. What is read twice was decided the first time.
+            consumer.incremental_unassign([place])
+            consumer.incremental_assign([place])
+            followed.since = floor
+        return followed
+
+    def _started(self) -> Consumer:
+        if self._closed:
+            raise Unavailable("the producer is closed, and reads no outcomes any more")
+        if self._consumer is None:
+            self._consumer = Consumer(
+                {
+                    "fetch.wait.max.ms": 100,
+                    "queued.max.messages.kbytes": 16_384,
+                    **self._kafka,
+                    "group.id": "versolog-outcomes",  # librdkafka wants one; nothing is committed under it
+                    "enable.auto.commit": False,
+                    "enable.auto.offset.store": False,
+                    "isolation.level": "read_committed",
+                    "auto.offset.reset": "error",
+                    "error_cb": self._complain,
+                    "log_level": 0,
+                }
+            )
+            self._thread = threading.Thread(target=self._run, name="versolog-outcomes", daemon=True)
+            self._thread.start()
+        return self._consumer
+
+    def _run(self) -> None:
+        consumer = self._consumer
+        assert consumer is not None
+        while self._wait_for_work(consumer):
+            message = consumer.poll(POLL_S)
+            if message is not None:
+                self._take(message)
+                for further in consumer.consume(RECORDS_AT_ONCE, 0):
+                    self._take(further)
+        consumer.close()
+
+    def _wait_for_work(self, consumer: Consumer) -> bool:
+        """Wait until a partition is followed. False once closed."""
+        with self._changing:
+            self._leave_idle(consumer)
+            while not self._followed and not self._closed:
+                self._changing.wait()
+            return not self._closed
+
+    def _leave_idle(self, consumer: Consumer) -> None:
+        now = time.monotonic()
+        for partition, followed in list(self._followed.items()):
+            if followed.waiting == 0 and now - followed.idle_since > IDLE_S:
+                consumer.incremental_unassign([TopicPartition(self._topic, partition)])
+                del self._followed[partition]
+
+    def _take(self, message: Message) -> None:
+        error = message.error()
+        if error is not None:
+            self._complain(error)
+            return
+        try:
+            _, record = self._records.read(message.value(), _OUTCOMES)
+        except VersologError as reason:
+            logger.error(
+                "offset %s of partition %s of %s can't be read as outcomes: %s",
+                message.offset(), message.partition(), self._topic, reason,
+            )  # fmt: skip
+            return
+        self.trouble = ""
+        for result in record["results"]:
+            reference = self._expected.get(result["intent_hash"])
+            decision = None if reference is None else reference()
+            if decision is not None:
+                decision.decide(Outcome.from_avro(result))
+
+    def _forget_dead(self) -> None:
+        for intent_hash, reference in list(self._expected.items()):
+            if reference() is None:
+                del self._expected[intent_hash]
+        self._expected_max = 2 * len(self._expected) + DEAD_MAX
+
+    def _complain(self, error: Any) -> None:
+        self.trouble = f"reading outcomes: {error.str()}"
+        logger.warning("reading topic %s: %s", self._topic, error)

@@ -1,0 +1,487 @@
+"""The producer for application services: transactions straight into Kafka, and their outcomes back from it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import threading
+import time
+from collections.abc import AsyncIterable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import Producer as KafkaProducer
+
+from versolog.schemas import codec, times
+from versolog.schemas.codec import Codec, frame
+from versolog.schemas.errors import Conflict, Invalid, Misconfigured, TooMany, Unavailable, VersologError
+from versolog.schemas.kafka_errors import from_kafka
+from versolog.schemas.outcome import Outcome
+from versolog.schemas.registry import ConfluentRegistry, TopicRegistry
+from versolog.schemas.topics import PREFIX, RECORD_LIMIT_BYTES, Topics, describe, partition_of
+from versolog.streams.chain import intent_hash
+from versolog.streams.outcome_reader import OutcomeReader
+from versolog.streams.sent import OUTCOME_TIMEOUT_S, AsyncSent, Sent
+from versolog.streams.transaction import Transaction
+
+BOOTSTRAP = "127.0.0.1:9092"
+FLUSH_TIMEOUT_S = 30.0
+SEND_TIMEOUT_S = 30.0
+POLL_S = 0.1
+SERVED_EVERY = 64
+"""A sender serves the delivery reports so far with every 64th transaction."""
+BUSY_S = 0.005
+ROOM_POLL_S = 0.01
+FLOORS_EVERY_S = 1.0
+FAILED_MAX = 10_000
+TROUBLE_RECENT_S = 30.0
+
+# What makes an acknowledgement worth its name. A setting of the caller's that contradicts is refused.
+_GUARANTEES: dict[str, Any] = {"acks": "all", "enable.idempotence": True}
+_TUNING: dict[str, Any] = {
+    "linger.ms": 1,
+    "compression.type": "lz4",
+    "message.timeout.ms": 120_000,
+    "message.max.bytes": RECORD_LIMIT_BYTES,
+    "queue.buffering.max.messages": 100_000,
+    "queue.buffering.max.kbytes": 131_072,
+}
+_TRANSACTION = codec.schema("Transaction")
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+_FENCED = {KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH}
+
+logger = logging.getLogger(__name__)
+
+
+class TransactionRecord(NamedTuple):
+    """A transaction as a Kafka record, in the order of `confluent_kafka.Producer.produce`'s arguments."""
+
+    topic: str
+    value: bytes
+    key: bytes
+    partition: int
+    headers: list[tuple[str, str | bytes | None]]
+
+
+class Producer:
+    """Sends transactions to Kafka and waits for their outcomes. Thread safe, but for `transaction`.
+
+    What `send` was given is in the log, or its Sent says why not, even if the broker restarts in between. Sending the
+    same transaction again with the same id is always safe: it is decided once, and every Sent gets that outcome.
+    Leaving the `with` block flushes.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str = BOOTSTRAP,
+        *,
+        prefix: str = PREFIX,
+        settings: Mapping[str, Any] | None = None,
+        registry_url: str | None = None,
+        source: str = "versolog",
+        transactional_id: str | None = None,
+        send_timeout_s: float = SEND_TIMEOUT_S,
+    ) -> None:
+        """Connect. Raises Unavailable where no broker answers, Misconfigured where topics are missing.
+
+        `settings` are librdkafka's (security, `linger.ms` …). `source` goes into the CloudEvents header `ce_source`.
+        `send_timeout_s` bounds how long `send` blocks on a full queue. With a `transactional_id` all is sent inside
+        `transaction()`.
+        """
+        self._kafka_settings = {**(settings or {}), "bootstrap.servers": bootstrap}
+        self._transactional_id = transactional_id
+        self._send_timeout_s = send_timeout_s
+        self._base_headers: list[tuple[str, str | bytes | None]] = [
+            ("ce_specversion", b"1.0"),
+            ("ce_source", source.encode()),
+        ]
+        self.topics = Topics(prefix)
+        _refuse_weaker(self._kafka_settings)
+        self.partitions = describe(self._kafka_settings, self.topics).partitions
+        self._ids = _schema_ids(self._kafka_settings, self.topics, registry_url)
+        records = Codec(self._ids)
+        self._frame = frame(records.id_of(_TRANSACTION), b"")
+        self._reader = OutcomeReader(self._kafka_settings, self.topics.outcomes, self.partitions, records)
+        self._renewing = threading.Lock()
+        self._failed: dict[int, Sent] = {}
+        self._failed_count = 0
+        self._trouble: tuple[str, float] | None = None
+        self._open: list[Sent] | None = None
+        self._sends = 0
+        self._closed = threading.Event()
+        self._kafka = self._connected()
+        self._poller = threading.Thread(target=self._poll, name="versolog-producer", daemon=True)
+        self._poller.start()
+
+    def send(self, tx: Transaction, *, traceparent: str | None = None) -> Sent:
+        """Hand the transaction to Kafka's client and return at once; the Sent tells what becomes of it.
+
+        `traceparent` (W3C) goes into a header. Raises Invalid and TooLarge for a transaction that can't be, and TooMany
+        where the queue stayed full for `send_timeout_s`.
+        """
+        record, sent = self._prepared(tx, traceparent)
+        deadline = None
+        while not self._produce(record, sent):
+            deadline = deadline or time.monotonic() + self._send_timeout_s
+            self._check_room(deadline)
+            self._kafka.poll(ROOM_POLL_S)
+        return sent
+
+    def send_many(self, txs: Iterable[Transaction]) -> list[Sent]:
+        """Send one after the other. The order is kept within a group."""
+        return [self.send(tx) for tx in txs]
+
+    def outcomes(self, sents: Iterable[Sent], timeout_s: float = OUTCOME_TIMEOUT_S) -> list[Outcome]:
+        """The outcomes of all of `sents`, in their order, within one time limit. Raises as `Sent.outcome`."""
+        deadline = time.monotonic() + timeout_s
+        return [sent.outcome_by(deadline, timeout_s) for sent in sents]
+
+    def flush(self, timeout_s: float = FLUSH_TIMEOUT_S) -> None:
+        """Return once Kafka has accepted all that was sent.
+
+        Raises Unavailable where that takes longer, and the error of the first transaction that failed since the last
+        flush without anybody having asked for its result.
+        """
+        left = self._kafka.flush(timeout_s)
+        self._raise_failed()
+        if left:
+            raise Unavailable(
+                f"{left} transactions were not accepted by Kafka in {timeout_s:g} s{self.trouble()}; they are still "
+                "being tried. Flush again, or send the same ids again later: both are safe",
+                left=left,
+            )
+
+    def close(self, timeout_s: float = FLUSH_TIMEOUT_S) -> None:
+        """Flush, and leave the cluster. Raises as `flush`; it is closed all the same."""
+        if self._closed.is_set():
+            return
+        try:
+            self.flush(timeout_s)
+        finally:
+            self._kafka.purge()
+            self._kafka.flush(1.0)
+            self._closed.set()
+            self._poller.join()
+            self._reader.close()
+            self._ids.close()
+
+    def record(self, tx: Transaction, *, traceparent: str | None = None) -> TransactionRecord:
+        """The transaction as a Kafka record, for a service that writes it inside a Kafka transaction of its own:
+        `kafka.produce(*producer.record(tx))`. Raises as `send`."""
+        partition = self._partition(tx)
+        headers = [*self._base_headers, ("ce_id", tx.id.encode())]
+        headers.append(("ce_type", tx.type.encode() if tx.type else b"versolog.Transaction"))
+        if tx.occurred_at is not None:
+            headers.append(("ce_time", times.micros_to_text(tx.occurred_at).encode()))
+        if traceparent is not None:
+            if not _TRACEPARENT.fullmatch(traceparent):
+                raise Invalid(f"{traceparent[:64]!r} is not a W3C traceparent", field="traceparent")
+            headers.append(("traceparent", traceparent.encode()))
+        value = self._frame + tx.intent()
+        return TransactionRecord(self.topics.transactions, value, tx.home.encode(), partition, headers)
+
+    @contextmanager
+    def transaction(self, timeout_s: float = FLUSH_TIMEOUT_S) -> Iterator[Self]:
+        """A Kafka transaction: what is sent inside is in the log whole or not at all; an exception aborts it.
+
+        Each of the transactions sent is still decided by itself. They count as accepted once this is left, and can't
+        be decided before. One at a time, from one thread.
+        """
+        if self._transactional_id is None:
+            raise Misconfigured("the producer has no transactional_id; give it one to use Kafka transactions")
+        self._begin()
+        held = self._open = []
+        try:
+            yield self
+            self._commit(held, timeout_s)
+        except BaseException as error:
+            self._abort(held, error, timeout_s)
+            raise
+        finally:
+            self._open = None
+
+    def following(self, partition: int, floor: int) -> AbstractContextManager[None]:
+        return self._reader.following(partition, floor)
+
+    def failed(self, sent: Sent) -> None:
+        self._failed_count += 1
+        if len(self._failed) < FAILED_MAX:
+            self._failed[id(sent)] = sent
+
+    def told(self, sent: Sent) -> None:
+        if self._failed.pop(id(sent), None) is not None:
+            self._failed_count -= 1
+
+    def trouble(self) -> str:
+        if self._reader.trouble:
+            return f" ({self._reader.trouble})"
+        if self._trouble is None or time.monotonic() - self._trouble[1] > TROUBLE_RECENT_S:
+            return ""
+        return f" ({self._trouble[0]})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except VersologError as unsent:
+            if error is None:
+                raise
+            logger.error("while leaving with %s: %s", type(error).__name__, unsent)
+
+    def _partition(self, tx: Transaction) -> int:
+        """The partition that decides `tx`."""
+        groups = tx.groups
+        partition = partition_of(groups[0], self.partitions)
+        for group in groups[1:]:
+            if partition_of(group, self.partitions) != partition:
+                raise Invalid(
+                    f"the groups {groups[0]!r} and {group!r} are of different partitions; one transaction over both is "
+                    "not supported yet. Use groups of one partition, or send a transaction for each",
+                    code="cross-partition",
+                    groups=groups,
+                )
+        return partition
+
+    def _prepared(self, tx: Transaction, traceparent: str | None) -> tuple[TransactionRecord, Sent]:
+        if self._transactional_id is not None and self._open is None:
+            raise Misconfigured("a producer with a transactional_id sends inside `with producer.transaction():`")
+        if self._closed.is_set():
+            raise Unavailable("the producer is closed")
+        record = self.record(tx, traceparent=traceparent)
+        decision = self._reader.expect(intent_hash(record.value[len(self._frame) :]))
+        floor = self._reader.floors[record.partition]
+        return record, Sent(tx.id, record.partition, decision, floor, self, held=self._open is not None)
+
+    def _produce(self, record: TransactionRecord, sent: Sent) -> bool:
+        """Hand the record to Kafka's client. False where its queue is full."""
+        kafka = self._kafka
+        if self._sends % SERVED_EVERY == 0:
+            kafka.poll(0)
+        try:
+            kafka.produce(
+                record.topic, record.value, record.key, record.partition, sent.delivered, headers=record.headers
+            )
+        except BufferError:
+            return False
+        except KafkaException as error:
+            if not error.args[0].fatal() or self._transactional_id is not None:
+                raise from_kafka(error, f"sending transaction {sent.id}") from error
+            self._renew(kafka, error)
+            return False
+        self._sends += 1
+        if self._open is not None:
+            self._open.append(sent)
+        return True
+
+    def _check_room(self, deadline: float) -> None:
+        if time.monotonic() > deadline:
+            raise TooMany(
+                f"Kafka's client has had no room for {self._send_timeout_s:g} s{self.trouble()}; "
+                f"{len(self._kafka):,} transactions wait. Slow down, and send this one again",
+                waiting=len(self._kafka),
+            )
+
+    def _connected(self) -> KafkaProducer:
+        settings = {**_TUNING, **self._kafka_settings, **_GUARANTEES, "error_cb": self._complain, "log_level": 0}
+        if self._transactional_id is not None:
+            settings["transactional.id"] = self._transactional_id
+        try:
+            kafka = KafkaProducer(settings)
+            if self._transactional_id is not None:
+                kafka.init_transactions(FLUSH_TIMEOUT_S)
+        except KafkaException as error:
+            raise from_kafka(error, "starting a producer") from error
+        return kafka
+
+    def _renew(self, broken: KafkaProducer, error: KafkaException) -> None:
+        """After a fatal error Kafka's client refuses all. What it held fails, and a new one takes its place."""
+        if error.args[0].code() in _FENCED:
+            raise from_kafka(error, "writing to Kafka") from error  # to fence back would go on for ever
+        with self._renewing:
+            if self._kafka is broken:
+                logger.warning("the Kafka producer broke and is made anew: %s", error.args[0])
+                self._kafka = self._connected()
+                broken.purge()
+                broken.flush(1.0)
+
+    def _poll(self) -> None:
+        """Serve delivery reports while no busy sender does, and keep the floors fresh while something is sent.
+
+        Two threads that serve them would hand the interpreter lock to and fro with every report.
+        """
+        served, asked_at, asked = 0, time.monotonic(), 0
+        while not self._closed.is_set():
+            busy, served = self._sends - served >= SERVED_EVERY, self._sends
+            if busy:
+                self._closed.wait(BUSY_S)
+            else:
+                self._kafka.poll(POLL_S)
+            if self._sends != asked and time.monotonic() - asked_at > FLOORS_EVERY_S:
+                asked_at, asked = time.monotonic(), self._sends
+                self._reader.refresh_floors_soon()
+
+    def _commit(self, held: Sequence[Sent], timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                self._kafka.commit_transaction(max(deadline - time.monotonic(), 0.1))
+            except KafkaException as error:
+                if error.args[0].retriable() and time.monotonic() < deadline:
+                    continue
+                raise from_kafka(error, "committing a Kafka transaction") from error
+            for sent in held:
+                sent.accept()
+            return
+
+    def _begin(self) -> None:
+        try:
+            self._kafka.begin_transaction()
+        except KafkaException as error:
+            self._renew(self._kafka, error)
+            self._kafka.begin_transaction()
+
+    def _abort(self, held: Sequence[Sent], cause: BaseException, timeout_s: float) -> None:
+        """Leave nothing of the Kafka transaction in the log; where nobody can know, start a new producer."""
+        broken = self._kafka
+        try:
+            broken.abort_transaction(timeout_s)
+        except KafkaException as error:
+            failure: VersologError = Unavailable(
+                f"nobody knows whether the Kafka transaction was committed ({error.args[0].str()}); send the ids again"
+            )
+            try:
+                self._renew(broken, error)  # whose `init_transactions` ends what the old one left open
+            except VersologError as still:
+                logger.error("after a Kafka transaction of unknown end: %s", still)
+        else:
+            failure = Conflict(f"the Kafka transaction was aborted: {cause!r}", code="aborted")
+        for sent in held:
+            sent.fail(failure)
+            self.told(sent)  # whoever sent it gets `cause`
+
+    def _raise_failed(self) -> None:
+        failed, count = list(self._failed.values()), self._failed_count
+        self._failed, self._failed_count = {}, 0
+        if not failed:
+            return
+        first = failed[0].error
+        assert first is not None
+        logger.error("%d transactions were not accepted by Kafka, the first of them %s: %s", count, failed[0].id, first)
+        raise type(first)(
+            f"{count} transactions were not accepted by Kafka; the first: {first.detail}",
+            **first.facts,
+            failed=count,
+            ids=[sent.id for sent in failed[:100]],
+        ) from first
+
+    def _complain(self, error: KafkaError) -> None:
+        self._trouble = (error.str(), time.monotonic())
+        logger.warning("Kafka producer: %s", error)
+
+
+class AsyncProducer:
+    """The Producer for asyncio: the same promises, and nothing blocks the event loop."""
+
+    def __init__(
+        self,
+        bootstrap: str = BOOTSTRAP,
+        *,
+        prefix: str = PREFIX,
+        settings: Mapping[str, Any] | None = None,
+        registry_url: str | None = None,
+        source: str = "versolog",
+        send_timeout_s: float = SEND_TIMEOUT_S,
+    ) -> None:
+        """As `Producer`; `start`, or `async with`, connects."""
+        self._make = partial(
+            Producer,
+            bootstrap,
+            prefix=prefix,
+            settings=settings,
+            registry_url=registry_url,
+            source=source,
+            send_timeout_s=send_timeout_s,
+        )
+        self._started: Producer | None = None
+
+    async def start(self) -> Self:
+        """Connect. Raises as `Producer`."""
+        if self._started is None:
+            self._started = await asyncio.to_thread(self._make)
+        return self
+
+    async def send(self, tx: Transaction, *, traceparent: str | None = None) -> AsyncSent:
+        """As `Producer.send`; awaits room where the queue is full."""
+        producer = self._producer
+        record, sent = producer._prepared(tx, traceparent)
+        deadline = None
+        while not producer._produce(record, sent):
+            deadline = deadline or time.monotonic() + producer._send_timeout_s
+            producer._check_room(deadline)
+            await asyncio.sleep(ROOM_POLL_S)
+        return AsyncSent(sent)
+
+    async def send_many(self, txs: Iterable[Transaction] | AsyncIterable[Transaction]) -> list[AsyncSent]:
+        """As `Producer.send_many`."""
+        if isinstance(txs, AsyncIterable):
+            return [await self.send(tx) async for tx in txs]
+        return [await self.send(tx) for tx in txs]
+
+    async def outcomes(self, sents: Iterable[AsyncSent], timeout_s: float = OUTCOME_TIMEOUT_S) -> list[Outcome]:
+        """As `Producer.outcomes`."""
+        deadline = time.monotonic() + timeout_s
+        return [await sent.outcome_by(deadline, timeout_s) for sent in sents]
+
+    async def flush(self, timeout_s: float = FLUSH_TIMEOUT_S) -> None:
+        """As `Producer.flush`."""
+        await asyncio.to_thread(self._producer.flush, timeout_s)
+
+    async def close(self, timeout_s: float = FLUSH_TIMEOUT_S) -> None:
+        """As `Producer.close`."""
+        if self._started is not None:
+            await asyncio.to_thread(self._started.close, timeout_s)
+
+    def record(self, tx: Transaction, *, traceparent: str | None = None) -> TransactionRecord:
+        """As `Producer.record`."""
+        return self._producer.record(tx, traceparent=traceparent)
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._started is not None:
+            await asyncio.to_thread(self._started.__exit__, kind, error, trace)
+
+    @property
+    def _producer(self) -> Producer:
+        if self._started is None:
+            raise Misconfigured(
+                "the producer is not connected yet; use `async with AsyncProducer(…)`, or await start()"
+            )
+        return self._started
+
+
+def _refuse_weaker(settings: Mapping[str, Any]) -> None:
+    for setting, value in _GUARANTEES.items():
+        asked = settings.get(setting, value)
+        if str(asked).lower() != str(value).lower() and not (setting == "acks" and str(asked) == "-1"):
+            raise Misconfigured(
+                f"{setting}={asked} would lose acknowledged transactions; versolog needs {value}", setting=setting
+            )
+
+
+def _schema_ids(
+    settings: dict[str, Any], topics: Topics, registry_url: str | None
+) -> TopicRegistry | ConfluentRegistry:
+    return TopicRegistry(settings, topics) if registry_url is None else ConfluentRegistry(registry_url, topics)
