@@ -1,0 +1,173 @@
+"""A whole node in one process without Kafka: real stores, real deciding, a list for a log."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from prometheus_client import CollectorRegistry
+
+from versolog.projections.http import app
+from versolog.projections.lag import Lag
+from versolog.projections.node import Node
+from versolog.projections.partition import Partition
+from versolog.projections.store import Memory
+from versolog.projections.tail import Ends
+from versolog.schemas import codec as avro
+from versolog.schemas.codec import Codec, Schema
+from versolog.schemas.errors import Malformed, VersologError
+from versolog.schemas.topics import Topics
+from versolog.streams.chain import intent_hash
+from versolog.streams.committer import Written
+from versolog.streams.decide import COMMIT, Asked, Decision, decide
+from versolog.streams.overlay import Overlay
+
+PARTITIONS = 4
+NO_KAFKA = {"bootstrap.servers": "127.0.0.1:1", "log_level": 0}
+SCHEMAS = [avro.schema(name) for name in ("Transaction", "Tick", "Commit", "Outcomes")]
+
+
+class ListedSchemas:
+    """Schema ids by place in a list; also what the registry endpoints read."""
+
+    def id_of(self, schema: Schema) -> int:
+        return SCHEMAS.index(schema) + 1
+
+    def text_of(self, schema_id: int) -> str:
+        if not 1 <= schema_id <= len(SCHEMAS):
+            raise Malformed(f"nobody registered a schema with id {schema_id}")
+        return SCHEMAS[schema_id - 1].text
+
+    def subjects(self) -> dict[str, list[int]]:
+        return {f"versolog.{schema.name.lower()}s-value": [number] for number, schema in enumerate(SCHEMAS, 1)}
+
+    def refresh(self) -> None:
+        pass
+
+
+class ListedLog:
+    """An intake whose log is decided in the loop's next turn, as a committer would, one transaction a batch."""
+
+    def __init__(self, partitions: Mapping[int, Partition], codec: Codec, clock_ms: Callable[[], int]) -> None:
+        self._partitions, self._codec, self._clock_ms = partitions, codec, clock_ms
+        self._offsets = dict.fromkeys(partitions, 0)
+        self._clocks = dict.fromkeys(partitions, 0)
+        self.held = False
+        """While true nothing is decided, as if the owner was away."""
+        self.failure: VersologError | None = None
+        """What appending ends with, as if the log was away."""
+        self.taken = 0
+        self._waiting: list[Callable[[], None]] = []
+
+    def append(
+        self, partition: int, key: bytes | None, value: bytes, appended: Callable[[VersologError | None], None]
+    ) -> None:
+        self.taken += 1
+        if self.failure is not None:
+            appended(self.failure)
+            return
+        appended(None)
+        self._waiting.append(lambda: self._decide(self._partitions[partition], value))
+        asyncio.get_running_loop().call_soon(self._go_on)
+
+    def close(self, timeout_s: float) -> None:
+        pass
+
+    def release(self) -> None:
+        """Decide what was held, in order."""
+        self.held = False
+        self._go_on()
+
+    def _go_on(self) -> None:
+        while self._waiting and not self.held:
+            self._waiting.pop(0)()
+
+    def _decide(self, partition: Partition, value: bytes) -> None:
+        number = partition.number
+        offset = self._offsets[number]
+        self._offsets[number] += 1
+        clock = self._clocks[number] = max(self._clocks[number], self._clock_ms())
+        schema, record = self._codec.read(value, SCHEMAS[0], SCHEMAS[1])
+        decisions: list[Decision] = []
+        if schema is SCHEMAS[0]:
+            asked = Asked(offset, clock, intent_hash(avro.unframe(value)[1]), record)
+            decisions.append(decide(Overlay(partition.store), asked, number, PARTITIONS))
+        schema_id = self._codec.id_of(COMMIT)
+        values = [
+            avro.frame(schema_id, piece.body)
+            for decision in decisions for sealed in decision.commits for piece in sealed.pieces
+        ]  # fmt: skip
+        checkpoint = {
+            "next_offset": offset + 1, "clock": clock, "undecided": [], "sequence_offset": None, "votes_offset": 0
+        }  # fmt: skip
+        store = partition.store
+        written = Written(decisions, checkpoint, values, store.next_commit_offset, store.next_outcome_offset)
+        partition.apply(written)
+        partition.applied(decisions)
+
+
+class House:
+    """A node with its HTTP application, and the hands on what is around it."""
+
+    def __init__(self, directory: Path, *, roles: Mapping[int, str] | None = None) -> None:
+        self.schemas = ListedSchemas()
+        self.codec = Codec(self.schemas)
+        ends, memory = Ends(dict(NO_KAFKA)), Memory()
+        self.partitions = {
+            number: Partition(
+                number,
+                directory,
+                kafka=dict(NO_KAFKA),
+                topics=Topics(),
+                codec=self.codec,
+                identity="in-process",
+                ends=ends,
+                memory=memory,
+            )
+            for number in range(PARTITIONS)
+        }
+        for number, partition in self.partitions.items():
+            partition.role = (roles or {}).get(number, "owner")  # type: ignore[assignment]
+        self.now_ms = lambda: time.time_ns() // 1_000_000
+        self.log = ListedLog(self.partitions, self.codec, lambda: self.now_ms())
+        self.owners: dict[int, str] = {}
+        self.metrics = CollectorRegistry()
+        self.lag = Lag(self.partitions)
+        self.node = Node(
+            self.partitions,
+            count=PARTITIONS,
+            codec=self.codec,
+            intake=self.log,
+            owners=self._owners,
+            own_url="http://self",
+            lag=self.lag,
+        )
+        self.app = app(self.node, registry=self.schemas, metrics=self.metrics)
+
+    async def _owners(self, *, refresh: bool = False) -> Mapping[int, str]:
+        return self.owners
+
+    def close(self) -> None:
+        for partition in self.partitions.values():
+            partition.close()
+
+    def client(self, **options: Any) -> httpx.AsyncClient:
+        """An HTTP client whose server is the application itself."""
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+        return httpx.AsyncClient(transport=transport, base_url="http://node", **options)
+
+
+@asynccontextmanager
+async def house(directory: Path, **options: Any) -> AsyncIterator[tuple[House, httpx.AsyncClient]]:
+    """A house and a client of it, cleaned up at the end."""
+    built = House(directory, **options)
+    try:
+        async with built.client() as client:
+            yield built, client
+    finally:
+        built.close()

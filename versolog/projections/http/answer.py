@@ -1,0 +1,83 @@
+"""What goes back: rows spliced from the bytes they are stored as, outcomes, and every error as one kind of document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+from versolog.schemas.errors import VersologError
+from versolog.schemas.times import millis_to_text
+from versolog.streams.state import Row
+from versolog.streams.versions import At
+
+JSON = "application/json"
+PROBLEM = "application/problem+json"
+NDJSON = "application/x-ndjson"
+RETRY_AFTER_S = 1
+
+VERSION = "versolog-version"
+TOKEN = "versolog-token"
+FOR_EVER = "public, max-age=31536000, immutable"
+"""An answer at an exact version is the same bytes for ever."""
+ASK_AGAIN = "no-cache"
+
+
+@lru_cache(maxsize=4_096)
+def _time_bytes(time_ms: int) -> bytes:
+    return millis_to_text(time_ms).encode()
+
+
+class RowText:
+    """Writes the rows of one table: `{"group", "table", "key", "version", "committed_at", "row"}`.
+
+    A row's own text is put in as it is stored: it is JSON already, and reading it only to write it again is what a scan
+    would spend most of its time on.
+    """
+
+    def __init__(self, group: str, table: str) -> None:
+        self._start = b'{"group":%b,"table":%b,"key":' % (orjson.dumps(group), orjson.dumps(table))
+
+    def __call__(self, key: str, row: Row) -> bytes:
+        return b'%b%b,"version":%d,"committed_at":"%b","row":%b}' % (
+            self._start,
+            orjson.dumps(key),
+            row.version,
+            _time_bytes(row.committed_at),
+            row.text or b"null",
+        )
+
+
+def place(at: At, committed_at: int) -> dict[str, Any]:
+    """The exact place that an answer was read at."""
+    return {"group": at.group, "branch": at.branch, "version": at.version, "committed_at": millis_to_text(committed_at)}
+
+
+def text(value: Any) -> bytes:
+    """`value` as JSON."""
+    return orjson.dumps(value)
+
+
+def document(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON answer of `value`, or of the JSON text that it is already."""
+    body = value if isinstance(value, bytes) else orjson.dumps(value)
+    return Response(body, status, headers, JSON)
+
+
+def problem(error: VersologError, *, headers: Mapping[str, str] | None = None) -> Response:
+    """`error` as RFC 9457 has it."""
+    return problem_document(error.problem(), headers=headers, retriable=error.retriable)
+
+
+def problem_document(
+    body: Mapping[str, Any], *, headers: Mapping[str, str] | None = None, retriable: bool = False
+) -> Response:
+    """The answer whose body is the problem object `body`."""
+    status: int = body["status"]
+    sent = dict(headers or {})
+    if retriable or status in (429, 503):
+        sent.setdefault("retry-after", str(RETRY_AFTER_S))
+    return Response(orjson.dumps(body), status, sent, PROBLEM)

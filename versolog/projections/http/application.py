@@ -1,0 +1,126 @@
+"""The HTTP application: every path, put together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Match
+from starlette.types import ASGIApp
+
+from versolog.projections.http import answer, reference
+from versolog.projections.http.described import Described
+from versolog.projections.http.direct import Direct
+from versolog.projections.http.envelope import Envelope, answer_for
+from versolog.projections.http.health import Health
+from versolog.projections.http.registry import Registered, Registry
+from versolog.projections.http.relay import Relay
+from versolog.projections.http.routes import describe
+from versolog.projections.http.rows import Rows
+from versolog.projections.http.transactions import Writes
+from versolog.projections.metrics import HttpMetrics, PartitionMetrics
+from versolog.projections.node import Elsewhere, Node
+from versolog.schemas.errors import VersologError
+
+DESCRIPTION = """
+An event-sourced, versioned, transactional table store on Apache Kafka.
+
+Every write is a transaction on one or more groups and ends as an outcome: committed with a version, or refused with a
+reason. Every read takes `at` and answers with the exact version that it read, as `Versolog-Version`. Every error is an
+RFC 9457 problem document whose `code` is for programs.
+"""
+TAGS = {
+    "transactions": "Writing: one transaction, many, or the outcome of one that was sent before.",
+    "rows": "Reading rows at any version, and writing one by itself.",
+    "history": "What happened: to a row, to a group, between two versions.",
+    "groups": "What there is, and the operations on a group as a whole.",
+    "registry": "Confluent's Schema Registry API, its read side, for tools that read the topics.",
+    "worker": "This process.",
+}
+
+
+def app(node: Node, *, registry: Registered, metrics: CollectorRegistry) -> ASGIApp:
+    """The application that serves `node`. What it measures goes into `metrics`, which /metrics shows."""
+    http_metrics = HttpMetrics(metrics)
+    metrics.register(PartitionMetrics(node.states))
+    relay = Relay(node)
+    writes = Writes(node, relay, http_metrics)
+    rows = Rows(node, writes)
+    described = Described()
+    describe(described, rows=rows, writes=writes, registry=Registry(registry), health=Health(node, metrics))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await relay.close()
+
+    documented = _fastapi(described, relay, lifespan)
+    direct = Direct(
+        documented,
+        relay,
+        row={"GET": rows.get, "PUT": rows.put, "PATCH": rows.patch, "DELETE": rows.delete},
+        rows={"GET": rows.scan},
+        transactions={"POST": writes.one},
+    )
+    return Envelope(direct, http_metrics)
+
+
+def _fastapi(described: Described, relay: Relay, lifespan: Any) -> FastAPI:
+    api = FastAPI(
+        title="versolog",
+        version=version("versolog"),
+        description=DESCRIPTION,
+        openapi_tags=[{"name": name, "description": words} for name, words in TAGS.items()],
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+    )
+
+    async def problem(request: Request, error: Exception) -> Response:
+        if isinstance(error, HTTPException) and error.status_code == 405:
+            error = HTTPException(405, headers={"Allow": ", ".join(_methods_at(api, request))})
+        return answer_for(error)
+
+    async def pass_on(request: Request, elsewhere: Exception) -> Response:
+        assert isinstance(elsewhere, Elsewhere)
+        return await relay.pass_on(request, elsewhere)
+
+    for kind in (VersologError, HTTPException, Exception):
+        api.add_exception_handler(kind, problem)
+    api.add_exception_handler(Elsewhere, pass_on)
+    api.include_router(described.router)
+    document = described.complete(api.openapi())
+    _serve_reference(api, document)
+    return api
+
+
+def _serve_reference(api: FastAPI, document: dict[str, Any]) -> None:
+    text, page = answer.text(document), reference.page(document)
+
+    async def openapi(request: Request) -> Response:
+        return answer.document(text)
+
+    async def docs(request: Request) -> Response:
+        return HTMLResponse(page, headers={"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"})
+
+    api.add_route("/openapi.json", openapi, methods=["GET"])
+    api.add_route("/docs", docs, methods=["GET"])
+
+
+def _methods_at(api: FastAPI, request: Request) -> list[str]:
+    """The methods that the path of `request` takes."""
+    found: set[str] = set()
+    for route in api.routes:
+        match, _ = route.matches(request.scope)
+        if match is not Match.NONE:
+            found |= getattr(route, "methods", None) or set()
+    return sorted(found)

@@ -1,0 +1,64 @@
+"""The beginning of every read of a group: which copy answers, what it must have seen, and at which version."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from starlette.requests import Request
+
+from versolog.projections.http import answer
+from versolog.projections.http.request import AtQuery, Query, seconds, wait_s
+from versolog.projections.node import Node
+from versolog.projections.partition import Partition
+from versolog.schemas.outcome import read_token
+from versolog.schemas.times import looks_like_time
+from versolog.streams.versions import At
+
+FORWARDED = "versolog-forwarded"
+"""Set on a request that one node passes on to another, so that it's passed on once."""
+STALENESS = "versolog-staleness"
+STALENESS_BOUND = "versolog-staleness-bound"
+STALENESS_MAX_S = 86_400.0
+
+
+class Place(NamedTuple):
+    """Where a read is answered from."""
+
+    partition: Partition
+    at: At
+    headers: dict[str, str]
+    """Those that say so."""
+
+
+async def open_partition(node: Node, request: Request, group: str, query: Query) -> Partition:
+    """The copy that answers, once it has all that the request's token names. Raises Elsewhere and Unavailable."""
+    headers = request.headers
+    stale_s = query.stale if query.stale is not None else seconds(request, STALENESS, STALENESS_MAX_S)
+    partition = node.reader(group, stale_s=stale_s, forwarded=FORWARDED in headers)
+    token = headers.get(answer.TOKEN)
+    if token is not None:
+        await node.visible(partition, read_token(token), wait_s(request, query.wait))
+    return partition
+
+
+async def open_place(node: Node, request: Request, group: str, query: AtQuery) -> Place:
+    """As `open_partition`, and the exact version that `at` and `branch` name there."""
+    partition = await open_partition(node, request, group, query)
+    at = await node.resolve(partition, group, query.at, query.branch, wait_s(request, query.wait))
+    return Place(partition, at, headers_of(node, partition, at, unchanging=is_unchanging(query.at)))
+
+
+def headers_of(node: Node, partition: Partition, at: At, *, unchanging: bool) -> dict[str, str]:
+    """The headers of an answer read at `at`."""
+    headers = {
+        answer.VERSION: str(at.version),
+        "cache-control": answer.FOR_EVER if unchanging else answer.ASK_AGAIN,
+    }
+    if partition.role != "owner" and (bound := node.lag.staleness_s(partition.number)) is not None:
+        headers[STALENESS_BOUND] = f"{bound:.3f}"
+    return headers
+
+
+def is_unchanging(at: str | None) -> bool:
+    """Whether `at` means the same for ever: a version does, a time that is closed, and no name."""
+    return at is not None and ((at.isascii() and at.isdigit()) or looks_like_time(at))

@@ -1,0 +1,134 @@
+"""Requests that another node has to answer, passed on to it once."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
+
+import httpx
+import orjson
+from starlette.background import BackgroundTask
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from versolog.projections.http import answer
+from versolog.projections.http.reads import FORWARDED
+from versolog.projections.node import Elsewhere, Node
+from versolog.schemas.errors import Unavailable
+from versolog.streams.transaction import Transaction
+
+CONNECT_TIMEOUT_S = 2.0
+BEYOND_WAIT_S = 5.0
+"""An owner may wait as long as it was asked to; this much longer is waited for its answer."""
+ANSWER_TIMEOUT_S = 60.0
+CONNECTIONS_MAX = 200
+
+_HOP_BY_HOP = {
+    "connection", "content-length", "host", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer",
+    "transfer-encoding", "upgrade",
+}  # fmt: skip
+
+
+class Relay:
+    """Asks the owner of a partition, and gives its answer back as it is."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._client = httpx.AsyncClient(
+            timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+            limits=httpx.Limits(max_connections=CONNECTIONS_MAX),
+            trust_env=False,
+        )
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        await self._client.aclose()
+
+    async def pass_on(self, request: Request, elsewhere: Elsewhere) -> Response:
+        """The owner's answer to `request`, as it comes. Raises Unavailable."""
+        asked = self._client.build_request(
+            request.method, "http://owner", headers=_passed_headers(request), content=elsewhere.body or None
+        )
+        raw_path: bytes = request.scope["raw_path"]
+        query: bytes = request.scope["query_string"]
+        return _streamed(await self._ask_owner(elsewhere.partition, asked, raw_path + (b"?" + query if query else b"")))
+
+    async def transaction(self, partition: int, tx: Transaction, timeout_s: float) -> Response:
+        """The owner's answer to `tx`. Raises Unavailable."""
+        found = await self._send(partition, tx, timeout_s)
+        return Response(await found.aread(), found.status_code, _answer_headers(found))
+
+    async def outcome(self, partition: int, tx: Transaction, timeout_s: float) -> dict[str, Any]:
+        """As `transaction`, for a line of a batch: the body alone."""
+        found = await self._send(partition, tx, timeout_s)
+        body = orjson.loads(await found.aread())
+        if "outcome" in body:
+            return {name: value for name, value in body.items() if name not in ("type", "title", "status")}
+        raise Unavailable(body.get("detail", "the owner did not say how it ended"), id=tx.id)
+
+    async def first_found(self, request: Request) -> Response | None:
+        """The first answer but 404 of the nodes that own what this one neither owns nor follows; None where all are."""
+        here = self._node.partitions
+        owners = await self._node.owners()
+        others = {url for number, url in owners.items() if number not in here} - {self._node.own_url}
+        for url in sorted(others):
+            asked = self._client.build_request("GET", url, headers=_passed_headers(request))
+            asked.url = asked.url.copy_with(raw_path=request.scope["raw_path"])
+            with suppress(httpx.TransportError):
+                found = await self._client.send(asked)
+                if found.status_code != 404:
+                    return Response(found.content, found.status_code, _answer_headers(found))
+        return None
+
+    async def _send(self, partition: int, tx: Transaction, timeout_s: float) -> httpx.Response:
+        asked = self._client.build_request(
+            "POST",
+            "http://owner",
+            headers={"content-type": answer.JSON, "versolog-wait": f"{timeout_s:.3f}", FORWARDED: "1"},
+            content=orjson.dumps(tx.to_json()),
+        )
+        return await self._ask_owner(partition, asked, b"/v1/transactions")
+
+    async def _ask_owner(self, partition: int, asked: httpx.Request, target: bytes) -> httpx.Response:
+        """The owner's answer, its body not read yet; asked for anew once where it moved or doesn't answer."""
+        for refresh in (False, True):
+            url = (await self._node.owners(refresh=refresh)).get(partition)
+            if url is None or url == self._node.own_url:
+                continue
+            asked.url = httpx.URL(url).copy_with(raw_path=target)
+            asked.headers["host"] = asked.url.netloc.decode()
+            try:
+                found = await self._client.send(asked, stream=True)
+            except httpx.TransportError:
+                continue
+            if refresh or not await _is_not_owner(found):
+                return found
+        raise Unavailable(
+            f"partition {partition} has no owner that answers; ask again", code="owner-away", partition=partition
+        )
+
+
+async def _is_not_owner(found: httpx.Response) -> bool:
+    if found.status_code != 503:
+        return False
+    body = await found.aread()
+    return b'"not-owner"' in body or b'"recovering"' in body
+
+
+def _streamed(found: httpx.Response) -> Response:
+    body: AsyncIterator[bytes] = found.aiter_raw() if not found.is_stream_consumed else _once(found.content)
+    return StreamingResponse(body, found.status_code, _answer_headers(found), background=BackgroundTask(found.aclose))
+
+
+async def _once(body: bytes) -> AsyncIterator[bytes]:
+    yield body
+
+
+def _passed_headers(request: Request) -> dict[str, str]:
+    kept = {name: value for name, value in request.headers.items() if name not in _HOP_BY_HOP}
+    return {**kept, FORWARDED: "1", "accept-encoding": "identity"}
+
+
+def _answer_headers(found: httpx.Response) -> dict[str, str]:
+    return {name: value for name, value in found.headers.items() if name not in _HOP_BY_HOP | {"date", "server"}}

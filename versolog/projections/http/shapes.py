@@ -1,0 +1,226 @@
+"""The documents that go in and out, as the OpenAPI description has them. Answers aren't built from these: tests hold
+every answer against them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+JsonObject = dict[str, Any]
+Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}, examples=["2013-06-01T12:00:00.000Z"])]
+Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="SHA-256, in hexadecimal.")]
+Version = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(min_length=1)]
+Cursor = Annotated[str | None, Field(description="Send it as `cursor` to go on; null at the end.")]
+
+
+class Shape(BaseModel):
+    """A document of known members."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def _example(example: Any) -> ConfigDict:
+    return ConfigDict(extra="forbid", json_schema_extra={"examples": [example]})
+
+
+class Place(Shape):
+    """The exact place that was read."""
+
+    group: Name
+    branch: Name
+    version: Version
+    committed_at: Time
+
+
+class Row(Shape):
+    """A row, and the version that last changed it."""
+
+    model_config = _example(
+        {
+            "group": "UA",
+            "table": "flights",
+            "key": "2013-06-01-UA-1545-EWR",
+            "version": 42,
+            "committed_at": "2013-06-01T09:17:00.250Z",
+            "row": {"status": "departed", "delay": 2},
+        }
+    )
+    group: Name
+    table: Name
+    key: Name
+    version: Version
+    committed_at: Time
+    row: JsonObject
+
+
+class Rows(Shape):
+    """A page of rows in the order of their keys."""
+
+    rows: list[Row]
+    at: Place
+    cursor: Cursor
+
+
+class Expectation(Shape):
+    """A precondition: the version that last changed the row, 0 where it must be absent."""
+
+    table: Name
+    key: Name
+    version: Annotated[int, Field(ge=0)]
+
+
+class Change(Shape):
+    """`put` gives the whole row, `patch` an RFC 7396 merge patch, `add` amounts by field, `delete` nothing."""
+
+    op: Literal["put", "patch", "add", "delete"]
+    table: Name
+    key: Name
+    row: JsonObject | None = None
+
+
+class Operation(Shape):
+    """A version-control operation, in place of changes. The endpoints for them are shorter."""
+
+    kind: Name
+    arguments: JsonObject = {}
+
+
+class Part(Shape):
+    """What is asked of one group."""
+
+    group: Name
+    branch: Name = "main"
+    expect_head: Annotated[int, Field(ge=0)] | None = None
+    expect: list[Expectation] = []
+    changes: list[Change] = []
+    operation: Operation | None = None
+
+
+class Transaction(Shape):
+    """What is asked for. Over several groups, `parts` stands in place of `group`, `branch`, `expect_head`, `expect`,
+    `changes` and `operation`."""
+
+    model_config = _example(
+        {
+            "id": "0190b6a5-3c5e-7b1e-9b1a-5f3b8d3c2a10",
+            "author": "ops",
+            "message": "Gate closed",
+            "type": "FlightDeparted",
+            "group": "UA",
+            "expect": [{"table": "flights", "key": "k1", "version": 40}],
+            "changes": [
+                {"op": "put", "table": "flights", "key": "k1", "row": {"status": "departed", "delay": 2}},
+                {"op": "patch", "table": "flights", "key": "k2", "row": {"delay": 7}},
+                {"op": "add", "table": "carriers", "key": "UA", "row": {"departures": 1}},
+                {"op": "delete", "table": "flights", "key": "k3"},
+            ],
+        }
+    )
+    id: Name | None = None
+    author: str = ""
+    message: str = ""
+    type: str = ""
+    occurred_at: Time | None = None
+    group: Name | None = None
+    branch: Name = "main"
+    expect_head: Annotated[int, Field(ge=0)] | None = None
+    expect: list[Expectation] = []
+    changes: list[Change] = []
+    operation: Operation | None = None
+    parts: list[Part] | None = None
+
+
+class PartOutcome(Shape):
+    """What became of one group: version 0 and no hash where it was only asked about."""
+
+    group: Name
+    branch: Name
+    version: Annotated[int, Field(ge=0)]
+    hash: Hash | None
+
+
+class Outcome(BaseModel):
+    """The end of a transaction. A refusal has `code`, `detail` and the facts of its case; several groups `parts`."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "0190b6a5-3c5e-7b1e-9b1a-5f3b8d3c2a10",
+                    "outcome": "committed",
+                    "committed_at": "2013-06-01T09:17:00.250Z",
+                    "group": "UA",
+                    "branch": "main",
+                    "version": 42,
+                    "hash": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+                    "token": "UA:42",
+                }
+            ]
+        },
+    )
+    id: str
+    outcome: Literal["committed", "refused"]
+    committed_at: Time
+
+
+class Undecided(BaseModel):
+    """The transaction is in the log and not decided yet. Ask for its id, or send it again."""
+
+    model_config = ConfigDict(extra="allow")
+    id: str
+    outcome: Literal["undecided"]
+    code: str
+    detail: str
+
+
+class Problem(BaseModel):
+    """Any error, as RFC 9457 has it. `code` is for programs; the facts of the case are members beside it."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "https://versolog.dev/problems/version-mismatch",
+                    "title": "Version mismatch",
+                    "status": 412,
+                    "detail": "the row 'k1' of 'flights' was last changed by version 41, not 40",
+                    "code": "version-mismatch",
+                    "expected": 40,
+                    "found": 41,
+                }
+            ]
+        },
+    )
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+
+
+class Live(Shape):
+    """The process answers."""
+
+    status: Literal["live"]
+
+
+class PartitionHealth(Shape):
+    """How a partition stands on this worker. Lags are null while they aren't known."""
+
+    partition: Annotated[int, Field(ge=0)]
+    role: Literal["owner", "follower", "recovering", "idle", "stopped"]
+    error: str | None
+    lag_offsets: int | None
+    lag_s: float | None
+
+
+class Ready(Shape):
+    """Whether every partition of this worker is as it should be."""
+
+    status: Literal["ready", "not ready"]
+    read_only: bool
+    partitions: list[PartitionHealth]

@@ -1,0 +1,294 @@
+"""Transactions: one, a stream of them, and the outcome of one that was sent before."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from versolog.projections.http import answer
+from versolog.projections.http.lines import lines
+from versolog.projections.http.reads import FORWARDED, open_partition
+from versolog.projections.http.relay import Relay
+from versolog.projections.http.request import (
+    BODY_BYTES_MAX,
+    WAIT_MAX_S,
+    Asked,
+    Query,
+    Seconds,
+    read_json,
+    read_query,
+    segment,
+    version_tag,
+    wait_s,
+)
+from versolog.projections.metrics import HttpMetrics
+from versolog.projections.node import Elsewhere, Node, Sent
+from versolog.schemas.documents import from_text
+from versolog.schemas.errors import Invalid, Malformed, NotFound, Undecided, VersologError
+from versolog.schemas.outcome import Outcome
+from versolog.streams.transaction import Transaction
+
+BATCH_UNDER_WAY_MAX = 2_000
+"""Lines of one batch that may wait for their outcome; the next is read when the first of these is answered."""
+SLICE_LINES = 25
+"""Read between two turns of the event loop."""
+FLUSH_BYTES = 64 * 1024
+
+
+class WriteQuery(Asked):
+    """How long to wait for the outcome."""
+
+    wait: Annotated[Seconds, Field(ge=0, le=WAIT_MAX_S)] | None = Field(
+        None,
+        description="How many seconds to wait for the outcome at most. Also as the header `Versolog-Wait`. Default 5. "
+        "Without an outcome by then the answer is 202, and the transaction is decided later.",
+    )
+
+
+class OutcomeQuery(Query):
+    """Which transaction is meant."""
+
+    group: str | None = Field(
+        None, description="A group of the transaction: the least by its UTF-8 bytes, where there are several. "
+        "Without it every partition is asked.",
+    )  # fmt: skip
+
+
+class Writes:
+    """Sends transactions and answers with their outcome, whatever endpoint they came in by."""
+
+    def __init__(self, node: Node, relay: Relay, metrics: HttpMetrics) -> None:
+        self._node, self._relay, self._metrics = node, relay, metrics
+
+    async def one(self, request: Request) -> Response:
+        """POST /v1/transactions"""
+        query = read_query(request, WriteQuery)
+        asked = await read_json(request)
+        if isinstance(asked, dict):
+            _take_headers(request, asked)
+        return await self.answer(request, Transaction.from_json(asked), query.wait)
+
+    async def answer(
+        self, request: Request, tx: Transaction, wait: float | None, headers_of_row: bool = False
+    ) -> Response:
+        """Send `tx` and answer with its outcome."""
+        timeout_s = wait_s(request, wait)
+        try:
+            outcome = await self._node.submit(tx, timeout_s)
+        except Elsewhere as elsewhere:
+            if FORWARDED in request.headers:
+                raise elsewhere.mistaken() from None
+            return await self._relay.transaction(elsewhere.partition, tx, timeout_s)
+        except Undecided as late:
+            self._metrics.decided("undecided")
+            return undecided(late, tx)
+        self._metrics.decided(outcome.code or "committed")
+        return outcome_answer(outcome, row=headers_of_row)
+
+    async def batch(self, request: Request) -> Response:
+        """POST /v1/transactions:batch"""
+        query = read_query(request, WriteQuery)
+        return StreamingResponse(self._batch(request, wait_s(request, query.wait)), 200, media_type=answer.NDJSON)
+
+    async def _batch(self, request: Request, timeout_s: float) -> AsyncIterator[bytes]:
+        """The outcome of each line, in order, each as soon as those before it are known."""
+        asked: asyncio.Queue[_Line | None] = asyncio.Queue(BATCH_UNDER_WAY_MAX)
+        reader = asyncio.create_task(self._read_batch(request, asked, timeout_s))
+        told = bytearray()
+        try:
+            while True:
+                line = asked.get_nowait() if not asked.empty() else None
+                if told and (line is None or not line.is_settled or len(told) >= FLUSH_BYTES):
+                    yield bytes(told)
+                    told.clear()
+                line = line or await asked.get()
+                if line is None:
+                    break
+                told += answer.text(await line.outcome(self._metrics)) + b"\n"
+            await reader
+        finally:
+            reader.cancel()
+            await asyncio.wait({reader})
+            while not asked.empty():
+                if (line := asked.get_nowait()) is not None:
+                    line.forget()
+
+    async def _read_batch(self, request: Request, asked: asyncio.Queue[_Line | None], timeout_s: float) -> None:
+        count = 0
+        try:
+            async for line in lines(request.stream(), BODY_BYTES_MAX):
+                await asked.put(self._send(line, timeout_s))
+                count += 1
+                if count % SLICE_LINES == 0:
+                    await asyncio.sleep(0)
+        finally:
+            await asked.put(None)
+
+    def _send(self, line: bytes | VersologError, timeout_s: float) -> _Line:
+        """Send what one line holds."""
+        tx_id: str | None = None
+        try:
+            if isinstance(line, VersologError):
+                raise line
+            asked = from_text(line)
+            tx_id = asked.get("id") if isinstance(asked, dict) and isinstance(asked.get("id"), str) else None
+            tx = Transaction.from_json(asked)
+            tx_id = tx.id
+            return _Sent(self._node.send(tx), tx, time.monotonic() + timeout_s)
+        except Elsewhere as elsewhere:
+            return _Passed(asyncio.create_task(self._relay.outcome(elsewhere.partition, tx, timeout_s)), tx)
+        except VersologError as error:
+            return _Settled(_unsent(tx_id, error))
+
+    async def outcome(self, request: Request) -> Response:
+        """GET /v1/transactions/{id}"""
+        query = read_query(request, OutcomeQuery)
+        tx_id = segment(request, "id")
+        if query.group is not None:
+            partition = await open_partition(self._node, request, query.group, query)
+            found = self._node.outcome_in(partition.number, tx_id)
+        else:
+            found = self._anywhere(tx_id)
+        if found is not None:
+            headers = {answer.TOKEN: found.token, "cache-control": answer.FOR_EVER}
+            return answer.document(found.to_json(), headers=headers)
+        if query.group is None and FORWARDED not in request.headers:
+            passed = await self._relay.first_found(request)
+            if passed is not None:
+                return passed
+        raise NotFound(f"no transaction {tx_id!r} was decided yet", code="unknown-transaction", id=tx_id)
+
+    def _anywhere(self, tx_id: str) -> Outcome | None:
+        found = (self._node.outcome_in(number, tx_id) for number in sorted(self._node.partitions))
+        return next((outcome for outcome in found if outcome is not None), None)
+
+
+# The lines of a batch, each on its way to its outcome
+
+
+class _Settled:
+    """A line whose end is known as it is read."""
+
+    is_settled = True
+
+    def __init__(self, told: dict[str, Any]) -> None:
+        self._told = told
+
+    async def outcome(self, metrics: HttpMetrics) -> dict[str, Any]:
+        metrics.decided(self._told["code"])
+        return self._told
+
+    def forget(self) -> None:
+        pass
+
+
+class _Sent:
+    """A line that was sent to the log."""
+
+    def __init__(self, sent: Sent, tx: Transaction, deadline_s: float) -> None:
+        self._sent, self._tx, self._deadline_s = sent, tx, deadline_s
+
+    @property
+    def is_settled(self) -> bool:
+        return self._sent.is_decided
+
+    async def outcome(self, metrics: HttpMetrics) -> dict[str, Any]:
+        try:
+            outcome = await self._sent.outcome(max(0.0, self._deadline_s - time.monotonic()))
+        except VersologError as error:
+            metrics.decided(error.code)
+            return _unsent(self._tx.id, error)
+        metrics.decided(outcome.code or "committed")
+        return outcome.to_json()
+
+    def forget(self) -> None:
+        self._sent.forget()
+
+
+class _Passed:
+    """A line that another node was asked to send."""
+
+    def __init__(self, task: asyncio.Task[dict[str, Any]], tx: Transaction) -> None:
+        self._task, self._tx = task, tx
+
+    @property
+    def is_settled(self) -> bool:
+        return self._task.done()
+
+    async def outcome(self, metrics: HttpMetrics) -> dict[str, Any]:
+        try:
+            return await self._task
+        except VersologError as error:
+            return _unsent(self._tx.id, error)
+
+    def forget(self) -> None:
+        self._task.cancel()
+
+
+_Line = _Settled | _Sent | _Passed
+
+
+# How outcomes are told
+
+
+def outcome_answer(outcome: Outcome, *, row: bool = False) -> Response:
+    """201 with the outcome, or the problem that its refusal is; the same for each retry."""
+    if (problem := outcome.problem()) is not None:
+        return answer.problem_document(problem)
+    headers = {answer.TOKEN: outcome.token, "location": _location(outcome.transaction_id, outcome.parts[0].group)}
+    if len(outcome.parts) == 1 and outcome.parts[0].version:
+        headers[answer.VERSION] = str(outcome.parts[0].version)
+        if row:
+            headers["etag"] = f'"{outcome.parts[0].version}"'
+    return answer.document(outcome.to_json(), status=201, headers=headers)
+
+
+def undecided(late: Undecided, tx: Transaction) -> Response:
+    """202: it is in the log and will be decided."""
+    headers = {"location": _location(tx.id, tx.home), "retry-after": str(answer.RETRY_AFTER_S)}
+    return answer.document(_unsent(tx.id, late), status=202, headers=headers)
+
+
+def _unsent(tx_id: str | None, error: VersologError) -> dict[str, Any]:
+    """An outcome that isn't one: what will not be decided is refused, of the rest nothing is known yet."""
+    verdict = "undecided" if error.retriable else "refused"
+    return {"id": tx_id, "outcome": verdict, "code": error.code, "detail": error.detail} | {
+        name: fact for name, fact in error.facts.items() if name != "id"
+    }
+
+
+def _location(tx_id: str, group: str) -> str:
+    return f"/v1/transactions/{quote(tx_id, safe='')}?group={quote(group, safe='')}"
+
+
+def _take_headers(request: Request, asked: dict[str, Any]) -> None:
+    """Put `Idempotency-Key` and `If-Match` where a transaction says the same in its body."""
+    key = idempotency_key(request)
+    if key is not None and asked.setdefault("id", key) != key:
+        raise Invalid("the body's id and Idempotency-Key name two transactions; leave one out", field="/id")
+    head = version_tag(request, "if-match")
+    if head is None:
+        return
+    if "parts" in asked:
+        raise Invalid("If-Match can't say which of the groups it means; use expect_head in each part", field="if-match")
+    if asked.setdefault("expect_head", head) != head:
+        raise Invalid("the body's expect_head and If-Match name two versions; leave one out", field="/expect_head")
+
+
+def idempotency_key(request: Request) -> str | None:
+    """The transaction id in the `Idempotency-Key` header, bare or as a quoted string. Raises Malformed."""
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return None
+    if len(key) > 1 and key[0] == key[-1] == '"':
+        key = key[1:-1]
+    if not key or not key.isascii() or not key.isprintable():
+        raise Malformed("Idempotency-Key takes a transaction id of ASCII characters", field="idempotency-key")
+    return key
