@@ -59,6 +59,7 @@ class WorkerProcess:
         self.log = self._directory / "worker.log"
         self._address = self._directory / "address"
         self._died = 0
+        self._died_at = 0.0
         self._start()
 
     @property

@@ -13,7 +13,8 @@ from typing import Any, Literal
 import structlog
 from confluent_kafka import TopicPartition
 
-from versolog.projections.store import Memory, Store
+from versolog.projections.rocks import Memory
+from versolog.projections.store import Store
 from versolog.projections.tail import OUTCOME, REQUEST_TIMEOUT_S, Ends, Followed, Tail, catch_up, reader, takes_effect
 from versolog.projections.views import View
 from versolog.schemas import codec as avro

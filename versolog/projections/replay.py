@@ -254,7 +254,7 @@ def _fold_one(log: Log, directory: Path, number: int, wanted: Wanted, progress: 
     codec = Codec(log.registry())
     path = directory / f"partition-{number}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with closing(Store.open(path, partition=number, identity=log.ids.identity)) as store:
+    with closing(Store.open(path, partition=number, codec=codec, identity=log.ids.identity)) as store:
         tail = ReplayTail(store, log.topics, codec, wanted)
         catch_up(tail, log.kafka, log.topics, Ends(log.kafka), progress)
         return tail.commits

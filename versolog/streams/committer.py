@@ -39,6 +39,9 @@ CHECKPOINT = avro.schema("Checkpoint")
 
 SLICE_TRANSACTIONS = 50
 """Decided between two turns of the event loop: about two milliseconds of it."""
+BATCH_TRANSACTIONS_MIN = 1_000
+"""While more records are at hand, a batch waits until it has so many: each Kafka transaction costs the same few
+milliseconds, whatever it holds."""
 BATCH_TRANSACTIONS_MAX = 4_000
 BATCH_BYTES_MAX = 8 * 1024 * 1024
 KAFKA_TRANSACTION_TIMEOUT_MS = 10_000
@@ -189,9 +192,11 @@ class Committer:
             some = records[start : start + SLICE_TRANSACTIONS]
             await self._learn_schemas(some)
             self._decide(record for record in some if record.offset >= self._next_offset)
-            if self._open.transactions:
+            last = start + SLICE_TRANSACTIONS >= len(records)
+            if self._open.transactions >= BATCH_TRANSACTIONS_MIN or (last and self._open.transactions):
                 self._has_work.set()
             if self._open.full:
+                self._has_work.set()
                 self._has_room.clear()
             await asyncio.sleep(0)
 
