@@ -198,7 +198,7 @@ def catch_up(
     with closing(reader(kafka, **{"enable.partition.eof": True})) as consumer:
         consumer.assign([place for place in tail.starts() if place.topic in open_])
         while open_:
-            messages = consumer.consume(FETCH_RECORDS_MAX, REQUEST_TIMEOUT_S / 10)
+            messages = fetched(consumer)
             records = [message for message in messages if (error := message.error()) is None]
             tail.fold(records)
             if progress is not None:
@@ -206,6 +206,13 @@ def catch_up(
             for message in messages:
                 if (error := message.error()) is not None:
                     open_ -= _ended(message, error, ends)
+
+
+def fetched(consumer: Consumer) -> list[Message]:
+    """What has been fetched, waiting a little for the first of it and not at all for more: `consume` alone would wait
+    until it has as many as it may return."""
+    first = consumer.poll(IDLE_POLL_S)
+    return [] if first is None else [first, *consumer.consume(FETCH_RECORDS_MAX, 0)]
 
 
 def last_record(kafka: dict[str, Any], ends_of: Ends, topic: str, number: int) -> bytes | None:
@@ -339,11 +346,8 @@ class Follower:
         consumer.assign([place for followed in self._followed.values() for place in followed.tail.starts()])
 
     def _read(self, consumer: Consumer) -> None:
-        first = consumer.poll(IDLE_POLL_S)  # returns with the first record, so that a follower is not late by design
-        if first is None:
-            return
         by_partition: dict[int, list[Message]] = {}
-        for message in [first, *consumer.consume(FETCH_RECORDS_MAX, 0)]:
+        for message in fetched(consumer):
             number = message.partition()
             if (error := message.error()) is not None:
                 self._meet(consumer, message, error)

@@ -10,7 +10,7 @@ from typing import Any
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
 
 from versolog.projections.store import Store
-from versolog.projections.tail import COMMIT, FETCH_RECORDS_MAX, OUTCOMES, Ends, reader
+from versolog.projections.tail import COMMIT, IDLE_POLL_S, OUTCOMES, Ends, fetched, reader
 from versolog.schemas import codec as avro
 from versolog.schemas.codec import Codec, Record
 from versolog.schemas.errors import Malformed, Unavailable
@@ -19,9 +19,8 @@ from versolog.streams.chain import commit_hash
 from versolog.streams.state import NO_HASH, Level
 
 FINDINGS_MAX = 100
-IDLE_S = 1.0
-PATIENCE = 30
-"""How many times in a row the log may have nothing to say, a second each, before it counts as away."""
+PATIENCE_S = 30.0
+"""For how long the log may have nothing to say before it counts as away."""
 
 Progress = Callable[[int, int], None]
 """Told the records read so far, and about how many there are."""
@@ -108,12 +107,12 @@ class Verifier:
     def _read(
         self, consumer: Consumer, open_: set[str], upto: dict[tuple[str, int], int], progress: Progress | None
     ) -> None:
-        silent, read, about = 0, 0, sum(upto.values())
+        silent_s, read, about = 0.0, 0, sum(upto.values())
         while open_:
-            messages = consumer.consume(FETCH_RECORDS_MAX, IDLE_S)
-            silent = 0 if messages else silent + 1
-            if silent > PATIENCE:
-                raise Unavailable(f"partition {self._partition} was not answered for {PATIENCE} s")
+            messages = fetched(consumer)
+            silent_s = 0.0 if messages else silent_s + IDLE_POLL_S
+            if silent_s > PATIENCE_S:
+                raise Unavailable(f"partition {self._partition} was not answered for {PATIENCE_S:g} s")
             for message in messages:
                 error, offset, topic = message.error(), message.offset(), message.topic()
                 assert offset is not None
