@@ -95,7 +95,7 @@ class RecordingPartitions:
     async def batch(self, partition: int, records: Sequence[Record]) -> None:
         if pause_s := self.ordered("slow", partition):
             await asyncio.sleep(pause_s)
-        self.block(self.ordered("block", partition))
+        self.block(self.ordered(f"block_{self.name}", partition))
         if self.ordered("fail", partition):
             self.event("failed", partition)
             raise RuntimeError("ordered to fail")

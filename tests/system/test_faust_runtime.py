@@ -114,7 +114,9 @@ class Lab:
         path.rename(self.directory / "orders.json")
 
     def producer(self, **settings: Any) -> Producer:
-        return Producer({"bootstrap.servers": self.broker.bootstrap, "linger.ms": 5, **settings})
+        return Producer(
+            {"bootstrap.servers": self.broker.bootstrap, "enable.idempotence": True, "linger.ms": 5, **settings}
+        )
 
     def send(self, count: int) -> None:
         """`count` records to each partition, acknowledged when this returns."""
@@ -311,7 +313,7 @@ def test_a_long_recovery_keeps_no_other_partition_and_no_heartbeat_waiting(lab: 
 def test_a_worker_whose_event_loop_blocks_leaves_the_group_and_comes_back(lab: Lab) -> None:
     first = lab.start("first", poll_interval_max_s=4)
     lab.check_running(first)
-    lab.order(block={0: 10})
+    lab.order(block_first={0: 10})
     lab.send(10)
     second = lab.start("second", poll_interval_max_s=4)
     lab.check_running(second)

@@ -19,7 +19,6 @@ from versolog.streams.transport import (
     Fetching,
     Membership,
     broker_urls,
-    security,
 )
 
 COMMIT_INTERVAL_S = 3.0
@@ -49,7 +48,7 @@ def worker_app(
     *,
     app_id: str,
     bootstrap: str,
-    client_settings: Mapping[str, str],
+    security: Mapping[str, Any],
     transactions_topic: str,
     advertised_url: str,
     lanes: Lanes,
@@ -58,9 +57,9 @@ def worker_app(
 ) -> faust.App:
     """The app of one worker: group `app_id` shares out the partitions of `transactions_topic`, batches go to `lanes`.
 
-    `advertised_url` is the worker's client id in the group, by which others find a partition's owner. A topic that must
-    come to the same worker partition by partition needs only an agent of its own here: Faust's assignor keeps topics of
-    equal partition count together.
+    `security` is as `security.security` makes it. `advertised_url` is the worker's client id in the group, by which
+    others find a partition's owner. A topic whose partitions must come to the same workers needs only an agent of its
+    own here: partitions are shared out by number.
     """
     app = WorkerApp(
         app_id,
@@ -80,13 +79,12 @@ def worker_app(
         stream_wait_empty=False,  # lanes outlive rebalances
         topic_disable_leader=True,
         topic_allow_declare=False,
-        table_standby_replicas=1,
         web_enabled=False,
     )
     app.transport = BatchTransport(
         app,
         bootstrap=bootstrap,
-        security=security(client_settings),
+        security=security,
         topic=transactions_topic,
         lanes=lanes,
         membership=membership,

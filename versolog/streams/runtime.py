@@ -25,6 +25,7 @@ import uvicorn
 from versolog.schemas.errors import Misconfigured
 from versolog.streams.agents import worker_app
 from versolog.streams.lanes import Lanes, LaneState, Partitions
+from versolog.streams.security import security
 from versolog.streams.transport import Fetching, Membership
 
 STOP_TIMEOUT_S = 8.0
@@ -99,12 +100,13 @@ class WorkerRuntime:
         fetching: Fetching = DEFAULT_FETCHING,
         stop_timeout_s: float = STOP_TIMEOUT_S,
     ) -> None:
+        """`client_settings` are librdkafka's; those on security are followed, and `Misconfigured` is raised if not."""
         self._lanes = Lanes(partitions)
         self._new_app = partial(
             worker_app,
             app_id=app_id,
             bootstrap=bootstrap,
-            client_settings=client_settings,
+            security=security(client_settings),
             transactions_topic=transactions_topic,
             advertised_url=advertised_url,
             lanes=self._lanes,
@@ -204,6 +206,7 @@ class WorkerRuntime:
             logger.critical("%s again: ends at once", number.name)
             os._exit(128 + number)
         logger.info("%s: stops", number.name)
+        Watchdog(self._stop_timeout_s + CLEANUP_TIMEOUT_S).start()  # for what comes after `run` too
         self._stopping.set()
 
 

@@ -4,6 +4,7 @@ Faust hands agents one record at a time, which makes some 8,000 records/s. Its s
 the two places where it lets an application shape what an event is; here an event is all that one fetch brought for one
 partition. Its aiokafka driver is subclassed where its behaviour doesn't fit a store that keeps its own checkpoints:
 
+- it leaves workers idle where their number doesn't divide that of the partitions;
 - it reads `read_committed` only under Faust's own exactly-once, which this project doesn't use;
 - it seeks to the group's committed offsets after each rebalance: here each lane says where to read on;
 - its fetch loop drops records without seeking back when a partition is paused or a rebalance comes between, and its
@@ -16,8 +17,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
-import ssl
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -26,6 +27,9 @@ from weakref import WeakKeyDictionary
 import faust
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka.client import ConnectionGroup
+from aiokafka.cluster import ClusterMetadata
+from aiokafka.coordinator.assignors.abstract import AbstractPartitionAssignor
+from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment, ConsumerProtocolMemberMetadata
 from aiokafka.errors import (
     ConsumerStoppedError,
     IllegalStateError,
@@ -41,7 +45,7 @@ from faust.types import TP, AppT, ConsumerMessage, Message
 from mode import ServiceT
 from yarl import URL
 
-from versolog.schemas.errors import Misconfigured
+from versolog.streams.assignment import Claim, share_out
 from versolog.streams.lanes import Batch, Fetched, Lanes, OutOfRange
 
 COMMIT_TIMEOUT_S = 2.0
@@ -62,7 +66,7 @@ class Membership:
 
     session_timeout_s: float = 10.0
     """A worker that died is noticed so long after its last heartbeat."""
-    heartbeat_interval_s: float = 1.0
+    heartbeat_interval_s: float = 0.5
     """Also how long the others take to notice that a rebalance has begun, and so about how long one lasts."""
     rebalance_timeout_s: float = 10.0
     """A worker that heartbeats and doesn't join a rebalance in this time is put out of the group."""
@@ -96,6 +100,47 @@ class BatchSchema(faust.Schema[Any, Any]):
 
     def loads_value(self, app: AppT, message: Message, *, loads: Any = None, serializer: Any = None) -> Any:
         return message.value
+
+
+class Assignor(AbstractPartitionAssignor):  # type: ignore[misc]
+    """`share_out` as aiokafka calls it: the group's leader gives each partition number, of all topics, to one member.
+
+    Faust's own assignor gives no member more than the count divided and rounded up, and so leaves some without any: of
+    seven workers with eight partitions, three.
+    """
+
+    name = "versolog"
+    _VERSION = 0
+
+    def __init__(self) -> None:
+        self._claim = Claim(0, frozenset())
+
+    def metadata(self, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
+        claim = {"round": self._claim.round, "partitions": sorted(self._claim.partitions)}
+        return ConsumerProtocolMemberMetadata(self._VERSION, sorted(topics), json.dumps(claim).encode())
+
+    def assign(
+        self, cluster: ClusterMetadata, members: Mapping[str, ConsumerProtocolMemberMetadata]
+    ) -> dict[str, ConsumerProtocolMemberAssignment]:
+        claims = {member: _claim(json.loads(metadata.user_data)) for member, metadata in members.items()}
+        topics = sorted({topic for metadata in members.values() for topic in metadata.subscription})
+        counts = {topic: len(cluster.partitions_for_topic(topic) or ()) for topic in topics}
+        following = max(claim.round for claim in claims.values()) + 1
+        return {
+            member: ConsumerProtocolMemberAssignment(
+                self._VERSION,
+                [(topic, [p for p in share if p < counts[topic]]) for topic in topics],
+                json.dumps({"round": following, "partitions": share}).encode(),
+            )
+            for member, share in share_out(max(counts.values()), claims).items()
+        }
+
+    def on_assignment(self, assignment: ConsumerProtocolMemberAssignment) -> None:
+        self._claim = _claim(json.loads(assignment.user_data))
+
+
+def _claim(said: dict[str, Any]) -> Claim:
+    return Claim(said["round"], frozenset(said["partitions"]))
 
 
 class BatchThread(driver.AIOKafkaConsumerThread):
@@ -159,7 +204,6 @@ class BatchThread(driver.AIOKafkaConsumerThread):
 
     def _create_worker_consumer(self, transport: driver.Transport) -> AIOKafkaConsumer:
         settings = cast("BatchTransport", transport)
-        self._assignor = self.app.assignor
         return AIOKafkaConsumer(
             bootstrap_servers=settings.bootstrap,
             client_id=self.app.conf.broker_client_id,
@@ -167,7 +211,7 @@ class BatchThread(driver.AIOKafkaConsumerThread):
             isolation_level="read_committed",
             enable_auto_commit=False,
             auto_offset_reset="none",
-            partition_assignment_strategy=[self._assignor],
+            partition_assignment_strategy=[Assignor()],
             session_timeout_ms=int(settings.membership.session_timeout_s * 1000),
             heartbeat_interval_ms=int(settings.membership.heartbeat_interval_s * 1000),
             rebalance_timeout_ms=int(settings.membership.rebalance_timeout_s * 1000),
@@ -384,66 +428,3 @@ class BatchTransport(driver.Transport):
 def broker_urls(bootstrap: str) -> list[URL]:
     """`host:port,host:port` as Faust wants it."""
     return [URL(f"kafka://{address.strip()}") for address in bootstrap.split(",")]
-
-
-def security(settings: Mapping[str, str]) -> dict[str, Any]:
-    """librdkafka's security settings as keyword arguments of aiokafka. Settings of other kinds are left out.
-
-    Raises `Misconfigured` for a security setting that has no counterpart there, rather than connect with less security.
-    """
-    known = dict(settings)
-    protocol = known.pop("security.protocol", "PLAINTEXT").upper()
-    arguments: dict[str, Any] = {"security_protocol": protocol}
-    mechanism = known.pop("sasl.mechanism", known.pop("sasl.mechanisms", None))
-    if protocol.startswith("SASL"):
-        arguments |= _sasl(mechanism or "GSSAPI", known)
-    if protocol.endswith("SSL"):
-        arguments["ssl_context"] = _tls(known)
-    unknown = sorted(name for name in known if name.startswith(("security.", "sasl.", "ssl.", "enable.ssl.")))
-    if unknown:
-        raise Misconfigured(
-            f"the worker's reader can't follow {', '.join(unknown)} with security.protocol={protocol}", settings=unknown
-        )
-    return arguments
-
-
-def _sasl(mechanism: str, known: dict[str, str]) -> dict[str, Any]:
-    match mechanism.upper():
-        case "PLAIN" | "SCRAM-SHA-256" | "SCRAM-SHA-512":
-            try:
-                user, password = known.pop("sasl.username"), known.pop("sasl.password")
-            except KeyError as error:
-                raise Misconfigured(f"sasl.mechanism={mechanism} needs {error}") from None
-            return {
-                "sasl_mechanism": mechanism.upper(),
-                "sasl_plain_username": user,
-                "sasl_plain_password": password,
-            }
-        case "GSSAPI":
-            return {
-                "sasl_mechanism": "GSSAPI",
-                "sasl_kerberos_service_name": known.pop("sasl.kerberos.service.name", "kafka"),
-            }
-        case _:
-            raise Misconfigured(
-                f"sasl.mechanism={mechanism} is not supported: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, GSSAPI"
-            )
-
-
-def _tls(known: dict[str, str]) -> ssl.SSLContext:
-    authorities = known.pop("ssl.ca.location", None)
-    try:
-        context = ssl.create_default_context(cafile=authorities)
-        if authorities is None and (pem := known.pop("ssl.ca.pem", None)) is not None:
-            context.load_verify_locations(cadata=pem)
-        if known.pop("ssl.endpoint.identification.algorithm", "https").lower() == "none":
-            context.check_hostname = False
-        if known.pop("enable.ssl.certificate.verification", "true").lower() == "false":
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        if (certificate := known.pop("ssl.certificate.location", None)) is not None:
-            key, password = known.pop("ssl.key.location", None), known.pop("ssl.key.password", None)
-            context.load_cert_chain(certificate, key, password)
-    except (OSError, ssl.SSLError) as error:
-        raise Misconfigured(f"TLS can't be set up from the ssl.* settings: {error}") from error
-    return context
