@@ -25,6 +25,7 @@ from versolog.schemas.codec import Codec, Record
 from versolog.schemas.errors import BrokenLog, Malformed, Unavailable, VersologError
 from versolog.schemas.limits import RECORD_BYTES_MAX
 from versolog.schemas.topics import Topics
+from versolog.schemas.written import outcomes_body
 from versolog.streams.chain import intent_hash
 from versolog.streams.decide import COMMIT, Asked, Decision, decide
 from versolog.streams.failpoints import reach
@@ -390,23 +391,6 @@ class _Placed:
             offset = message.offset()
             assert offset is not None
             self.offset = offset
-
-
-def outcomes_body(results: Sequence[bytes], checkpoint: bytes | None) -> bytes:
-    """The Avro body of an Outcomes record, put together from its parts' bodies without reading them again."""
-    array = _long(len(results)) + b"".join(results) if results else b""
-    return array + b"\x00" + (b"\x00" if checkpoint is None else b"\x02" + checkpoint)
-
-
-def _long(number: int) -> bytes:
-    """A natural number as Avro writes a long: zigzag, seven bits a byte, the least first."""
-    number <<= 1
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
 
 
 def _discard(producer: Producer) -> None:

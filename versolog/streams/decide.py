@@ -19,6 +19,7 @@ from versolog.schemas.limits import (
     check_name,
 )
 from versolog.schemas.topics import partition_of
+from versolog.schemas.written import commit_body, outcome_body
 from versolog.streams.chain import commit_hash
 from versolog.streams.changes import Line
 from versolog.streams.operations import Effect, Ground, perform
@@ -268,7 +269,7 @@ def _seal(
         "piece": 1,
         "pieces": 1,
     }
-    body = codec.encode(COMMIT, whole)
+    body = commit_body(whole)
     if len(body) <= RECORD_BYTES_MAX:
         hash_ = commit_hash(COMMIT.fingerprint, body)
         return Sealed(whole, [Piece(whole, body, hash_)], hash_)
@@ -293,7 +294,7 @@ def _cut(whole: Record) -> list[Piece]:
         refs = whole["refs"] if number == 1 else []
         record = {**whole, "changes": changes, "refs": refs, "previous_hash": previous}
         record |= {"piece": number, "pieces": len(runs)}
-        body = codec.encode(COMMIT, record)
+        body = commit_body(record)
         previous = commit_hash(COMMIT.fingerprint, body)
         pieces.append(Piece(record, body, previous))
     return pieces
@@ -333,4 +334,4 @@ def _outcome(
         "detail": "" if error is None else error.detail,
         "facts": "" if error is None or not error.facts else to_text(error.facts),
     }
-    return codec.encode(OUTCOME, record)
+    return outcome_body(record)
