@@ -109,7 +109,7 @@ class Rocks:
             raise self._failed(error) from error
 
     def cursor(self, family: str, upper: bytes) -> Cursor:
-        """To go back and forth below `upper`."""
+        """To go back and forth below `upper`. Keep `upper` as long as the cursor: RocksDB reads it where it lies."""
         return self._families[family].iter(_bounded(upper))
 
     def batch(self) -> WriteBatch:

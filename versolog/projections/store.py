@@ -16,7 +16,7 @@ from versolog.projections.evolve import Fold
 from versolog.projections.headings import Headings
 from versolog.projections.layout import Entry, GroupState, Pending, Piece
 from versolog.projections.recent import Recent
-from versolog.projections.rocks import Cursor, Memory, Rocks, unusable
+from versolog.projections.rocks import Memory, Rocks, unusable
 from versolog.schemas import codec as avro
 from versolog.schemas.codec import Codec, Record
 from versolog.schemas.errors import Malformed, Misconfigured
@@ -233,7 +233,7 @@ class Store:
         for key, value in self._rocks.between(layout.LATEST, prefix + lower, prefix + upper):
             row: Row | None = layout.read_latest(value)
             if row is not None and row.version > upto:
-                past = past or _Past(self._rocks.cursor(layout.ROWS, prefix + upper))
+                past = past or _Past(self._rocks, prefix + upper)
                 row = past.row(key, upto)
             if row is not None:
                 yield key[size:], row
@@ -396,8 +396,9 @@ class Store:
 class _Past:
     """Walks the old states of rows whose keys come in order."""
 
-    def __init__(self, cursor: Cursor) -> None:
-        self._cursor = cursor
+    def __init__(self, rocks: Rocks, upper: bytes) -> None:
+        self._upper = upper  # kept for the cursor
+        self._cursor = rocks.cursor(layout.ROWS, upper)
         self._stands = False
 
     def row(self, key: bytes, upto: int) -> Row | None:
