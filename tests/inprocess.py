@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jsonschema_rs
+import orjson
 from prometheus_client import CollectorRegistry
 
 from versolog.projections.http import app
@@ -156,10 +159,63 @@ class House:
         for partition in self.partitions.values():
             partition.close()
 
-    def client(self, **options: Any) -> httpx.AsyncClient:
-        """An HTTP client whose server is the application itself."""
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[httpx.AsyncClient]:
+        """An HTTP client whose server is the application itself; every answer is held against the documentation."""
+        held = Held()
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
-        return httpx.AsyncClient(transport=transport, base_url="http://node", **options)
+        hooks = {"response": [held]}
+        async with httpx.AsyncClient(transport=transport, base_url="http://node", event_hooks=hooks) as client:
+            held.learn((await client.get("/openapi.json")).json())
+            yield client
+
+
+class Held:
+    """Holds every answer against the OpenAPI document: its status, its content type and its body."""
+
+    def __init__(self) -> None:
+        self._document: dict[str, Any] = {}
+
+    async def __call__(self, response: httpx.Response) -> None:
+        path = response.request.url.raw_path.decode().partition("?")[0]
+        if path in ("/openapi.json", "/docs"):
+            return
+        body = await response.aread()
+        operation = self._operation(response.request.method, path)
+        if operation is None:
+            assert response.status_code in (404, 405), response.status_code
+            told = {"content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+        else:
+            responses = operation["responses"]
+            told = responses.get(str(response.status_code), responses.get("default"))
+        self._check(told, response, body)
+
+    def learn(self, document: dict[str, Any]) -> None:
+        self._document = document
+
+    def _operation(self, method: str, path: str) -> dict[str, Any] | None:
+        for template, item in self._document["paths"].items():
+            pattern = re.sub(r"\\{key\\}", ".+", re.escape(template))
+            if re.fullmatch(re.sub(r"\\{\w+\\}", "[^/]+", pattern), path) and method.lower() in item:
+                found: dict[str, Any] = item[method.lower()]
+                return found
+        return None
+
+    def _check(self, told: dict[str, Any] | None, response: httpx.Response, body: bytes) -> None:
+        about = f"{response.request.method} {response.request.url}: {response.status_code} {body[:500]!r}"
+        assert told is not None, f"not documented: {about}"
+        content = told.get("content", {})
+        if not content:
+            assert body == b"", about
+            return
+        media = response.headers["content-type"].partition(";")[0]
+        assert media in content, f"{media} is not documented: {about}"
+        schema = content[media]["schema"]
+        if "$ref" in schema:
+            whole = {**schema, "components": self._document["components"]}
+            validator = jsonschema_rs.validator_for(whole, validate_formats=True)
+            mistakes = [error.message for error in validator.iter_errors(orjson.loads(body))]
+            assert not mistakes, f"{mistakes}: {about}"
 
 
 @asynccontextmanager

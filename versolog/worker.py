@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from starlette.types import Receive, Scope, Send
 
 from versolog.config import Settings
-from versolog.projections.http import app as http_app
+from versolog.projections.http import Source
 from versolog.projections.http import app as http_app
 from versolog.projections.intake import KafkaIntake
 from versolog.projections.lag import Lag
@@ -36,6 +36,7 @@ from versolog.streams.committer import Committer
 from versolog.streams.lanes import Record
 from versolog.streams.ownership import owners
 from versolog.streams.runtime import HttpServer, WorkerRuntime
+from versolog.streams.transport import Membership
 
 DELETE_EVERY_S = 3_600.0
 OWNERS_KNOWN_FOR_S = 5.0
@@ -254,8 +255,14 @@ async def work(settings: Settings, ready: Callable[[str], None] = lambda url: No
         advertised_url=url,
         partitions=worker,
         http=http,
+        membership=Membership(session_timeout_s=settings.session_timeout_s),
     )
-    app = http_app(node, registry=registry, metrics=metrics)
+    app = http_app(
+        node,
+        metrics=metrics,
+        registry=registry if isinstance(registry, TopicRegistry) else None,
+        source=Source(settings.client, settings.topics, Ends(settings.client)),
+    )
     worker.start()
     ready(url)
     try:

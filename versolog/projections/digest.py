@@ -53,7 +53,7 @@ def group_digest(store: Store, group: str, version: int | None = None) -> bytes:
 def store_digest(stores: Iterable[Store], *, time_ms: int | None = None) -> bytes:
     """The digest of all groups of all `stores`, as of a time (default: their heads), however they are spread."""
     return combined(
-        (group, group_digest(store, group, version)) for store in stores for group, version in _standing(store, time_ms)
+        (group, group_digest(store, group, version)) for store in stores for group, version in standing(store, time_ms)
     )
 
 
@@ -78,7 +78,7 @@ def version_named(store: Store, group: str, at: str | None, branch: str | None =
     return head.version if ref is None and head is not None else place.version
 
 
-def _standing(store: Store, time_ms: int | None) -> Iterator[tuple[str, int]]:
+def standing(store: Store, time_ms: int | None) -> Iterator[tuple[str, int]]:
     """The groups that existed then, with the version they were at."""
     for group, head in store.all_groups():
         version = head.version if time_ms is None else store.version_at(group, time_ms)

@@ -32,6 +32,7 @@ from versolog.streams.versions import AncestorRef, At, Ref, TimeRef, parse_ref, 
 UNDER_WAY_MAX = 20_000
 """Transactions that may wait for their outcome on one node at once."""
 TICK_AGAIN_S = 0.25
+LEVEL_AGAIN_S = 0.05
 
 _TRANSACTION = avro.schema("Transaction")
 _OUTCOME = avro.schema("Outcome")
@@ -108,6 +109,19 @@ class Node:
         """Hand what was taken to the log, and take no more."""
         if self._intake is not None:
             self._intake.close(timeout_s)
+
+    def owned(self) -> list[Partition]:
+        """The partitions that this node speaks for."""
+        return [partition for partition in self.partitions.values() if partition.role == "owner" or self.read_only]
+
+    def readable(self) -> list[Partition]:
+        """The partitions that can be read here, some perhaps a little behind."""
+        return [partition for partition in self.partitions.values() if partition.role not in ("idle", "stopped")]
+
+    def elsewhere(self) -> list[int]:
+        """The partitions that can only be read on other nodes."""
+        here = {partition.number for partition in self.readable()}
+        return [] if self.read_only else [number for number in range(self.count) if number not in here]
 
     # Writing
 
@@ -207,7 +221,9 @@ class Node:
         """
         if partition.clock() > time_ms:
             return
-        self._refuse_time_to_come(partition, time_ms)
+        if self.read_only:
+            _refuse_after(partition.clock() - 1, time_ms, "this copy ends at")
+        _refuse_after(_now_ms(), time_ms, "here it is")
         deadline = time.monotonic() + timeout_s
         while (left_s := deadline - time.monotonic()) > 0:
             self._tick(partition.number)
@@ -218,15 +234,26 @@ class Node:
             code="time-not-closed",
         )
 
-    def _refuse_time_to_come(self, partition: Partition, time_ms: int) -> None:
-        now_ms = partition.clock() - 1 if self.read_only else time.time_ns() // 1_000_000
-        if time_ms > now_ms:
-            ends = "this copy ends at" if self.read_only else "here it is"
-            raise Invalid(
-                f"{millis_to_text(time_ms)} is yet to come: {ends} {millis_to_text(now_ms)}",
-                code="time-to-come",
-                field="at",
-            )
+    async def level(self, partition: Partition, timeout_s: float) -> None:
+        """Wait until the partition has here all that was committed before this call. Raises Unavailable."""
+        if partition.role == "owner" or self.read_only:
+            return
+        begun_s = time.monotonic()
+        while (waited_s := time.monotonic() - begun_s) < timeout_s:
+            behind_s = self.lag.staleness_s(partition.number)
+            if behind_s is not None and behind_s <= waited_s:
+                return
+            await asyncio.sleep(LEVEL_AGAIN_S)
+        raise Unavailable(
+            f"partition {partition.number} is still behind here after {timeout_s:g} s; ask again",
+            code="not-yet-visible",
+        )
+
+    def refuse_time_to_come(self, at: str | None) -> None:
+        """Raise Invalid where `at` is a time that is yet to come: nothing may be decided by it now."""
+        time_ms = None if at is None else _time_in(parse_ref(at))
+        if time_ms is not None:
+            _refuse_after(_now_ms(), time_ms, "here it is")
 
     def _tick(self, partition: int) -> None:
         """Append a tick, unless one is likely to be under way."""
@@ -322,6 +349,19 @@ def _time_in(ref: Ref | None) -> int | None:
             return _time_in(base)
         case _:
             return None
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _refuse_after(end_ms: int, time_ms: int, ends: str) -> None:
+    if time_ms > end_ms:
+        raise Invalid(
+            f"{millis_to_text(time_ms)} is yet to come: {ends} {millis_to_text(end_ms)}",
+            code="time-to-come",
+            field="at",
+        )
 
 
 def _ignore(error: VersologError | None) -> None:

@@ -1,5 +1,6 @@
 """The table API over HTTP: what a node knows and does, as documents and problems."""
 
 from versolog.projections.http.application import app
+from versolog.projections.http.proofs import Source
 
-__all__ = ["app"]
+__all__ = ["Source", "app"]

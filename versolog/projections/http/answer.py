@@ -51,6 +51,11 @@ class RowText:
         )
 
 
+def row_text(row: Row) -> orjson.Fragment | None:
+    """The row's JSON as it's stored, to stand in a document; None where it was deleted."""
+    return None if row.text is None else orjson.Fragment(row.text)
+
+
 def place(at: At, committed_at: int) -> dict[str, Any]:
     """The exact place that an answer was read at."""
     return {"group": at.group, "branch": at.branch, "version": at.version, "committed_at": millis_to_text(committed_at)}

@@ -19,10 +19,14 @@ from versolog.projections.http import answer, reference
 from versolog.projections.http.described import Described
 from versolog.projections.http.direct import Direct
 from versolog.projections.http.envelope import Envelope, answer_for
+from versolog.projections.http.groups import Groups
 from versolog.projections.http.health import Health
+from versolog.projections.http.history import History
+from versolog.projections.http.proofs import Proofs, Source
+from versolog.projections.http.refs import Refs
 from versolog.projections.http.registry import Registered, Registry
 from versolog.projections.http.relay import Relay
-from versolog.projections.http.routes import describe
+from versolog.projections.http.routes import Handlers, describe
 from versolog.projections.http.rows import Rows
 from versolog.projections.http.transactions import Writes
 from versolog.projections.metrics import HttpMetrics, PartitionMetrics
@@ -40,21 +44,39 @@ TAGS = {
     "transactions": "Writing: one transaction, many, or the outcome of one that was sent before.",
     "rows": "Reading rows at any version, and writing one by itself.",
     "history": "What happened: to a row, to a group, between two versions.",
-    "groups": "What there is, and the operations on a group as a whole.",
+    "groups": "What there is, its schemas, branches and tags, and the operations on a group as a whole.",
+    "proofs": "The hash chain computed again from the log, and digests of all that is held.",
     "registry": "Confluent's Schema Registry API, its read side, for tools that read the topics.",
     "worker": "This process.",
 }
 
 
-def app(node: Node, *, registry: Registered, metrics: CollectorRegistry) -> ASGIApp:
-    """The application that serves `node`. What it measures goes into `metrics`, which /metrics shows."""
+def app(
+    node: Node, *, metrics: CollectorRegistry, registry: Registered | None = None, source: Source | None = None
+) -> ASGIApp:
+    """The application that serves `node`. What it measures goes into `metrics`, which /metrics shows.
+
+    `registry` is what /registry shows, where the schemas are not kept elsewhere; `source` is the log to verify against.
+    """
     http_metrics = HttpMetrics(metrics)
     metrics.register(PartitionMetrics(node.states))
     relay = Relay(node)
     writes = Writes(node, relay, http_metrics)
     rows = Rows(node, writes)
     described = Described()
-    describe(described, rows=rows, writes=writes, registry=Registry(registry), health=Health(node, metrics))
+    describe(
+        described,
+        Handlers(
+            writes=writes,
+            rows=rows,
+            history=History(node),
+            groups=Groups(node, writes, relay),
+            refs=Refs(node, writes),
+            proofs=Proofs(node, relay, source),
+            registry=None if registry is None else Registry(registry),
+            health=Health(node, metrics),
+        ),
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

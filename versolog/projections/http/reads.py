@@ -10,6 +10,7 @@ from versolog.projections.http import answer
 from versolog.projections.http.request import AtQuery, Query, seconds, wait_s
 from versolog.projections.node import Node
 from versolog.projections.partition import Partition
+from versolog.schemas.errors import NotFound
 from versolog.schemas.outcome import read_token
 from versolog.schemas.times import looks_like_time
 from versolog.streams.versions import At
@@ -48,6 +49,16 @@ async def open_place(node: Node, request: Request, group: str, query: AtQuery) -
     return Place(partition, at, headers_of(node, partition, at, unchanging=is_unchanging(query.at)))
 
 
+async def open_newest(node: Node, request: Request, group: str, query: AtQuery) -> Place:
+    """As `open_place`; without `at` and `branch` the newest version of the group, whatever it changed."""
+    partition = await open_partition(node, request, group, query)
+    head = partition.store.head(group)
+    newest = query.at is None and query.branch is None and head is not None
+    wanted = str(head.version) if newest and head is not None else query.at
+    at = await node.resolve(partition, group, wanted, query.branch, wait_s(request, query.wait))
+    return Place(partition, at, headers_of(node, partition, at, unchanging=is_unchanging(query.at)))
+
+
 def headers_of(node: Node, partition: Partition, at: At, *, unchanging: bool) -> dict[str, str]:
     """The headers of an answer read at `at`."""
     headers = {
@@ -57,6 +68,14 @@ def headers_of(node: Node, partition: Partition, at: At, *, unchanging: bool) ->
     if partition.role != "owner" and (bound := node.lag.staleness_s(partition.number)) is not None:
         headers[STALENESS_BOUND] = f"{bound:.3f}"
     return headers
+
+
+def unknown_row(at: At, table: str, key: str) -> NotFound:
+    """What asking for a row that isn't there ends in."""
+    return NotFound(
+        f"{at.group!r} has no row {key!r} in {table!r} at version {at.version}",
+        code="unknown-row", group=at.group, table=table, key=key, at=at.version,
+    )  # fmt: skip
 
 
 def is_unchanging(at: str | None) -> bool:

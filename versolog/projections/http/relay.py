@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
+from http import HTTPStatus
 from typing import Any
 
 import httpx
@@ -81,6 +82,23 @@ class Relay:
                     return Response(found.content, found.status_code, _answer_headers(found))
         return None
 
+    async def gather(self, path: str, query: Mapping[str, str]) -> list[Any]:
+        """The JSON answers of the owners of all partitions that can't be read here. Raises Unavailable."""
+        missing = self._node.elsewhere()
+        owners = await self._node.owners() if missing else {}
+        if away := [number for number in missing if number not in owners]:
+            raise _owner_away(away[0])
+        answers = []
+        for url in sorted({owners[number] for number in missing} - {self._node.own_url}):
+            try:
+                found = await self._client.get(url + path, params=dict(query), headers={FORWARDED: "1"})
+            except httpx.TransportError as error:
+                raise Unavailable(f"{url} does not answer: {error}", code="owner-away") from error
+            if found.status_code != HTTPStatus.OK:
+                raise Unavailable(f"{url} answers {found.status_code} to {path}", code="owner-away")
+            answers.append(orjson.loads(found.content))
+        return answers
+
     async def _send(self, partition: int, tx: Transaction, timeout_s: float) -> httpx.Response:
         asked = self._client.build_request(
             "POST",
@@ -104,9 +122,13 @@ class Relay:
                 continue
             if refresh or not await _is_not_owner(found):
                 return found
-        raise Unavailable(
-            f"partition {partition} has no owner that answers; ask again", code="owner-away", partition=partition
-        )
+        raise _owner_away(partition)
+
+
+def _owner_away(partition: int) -> Unavailable:
+    return Unavailable(
+        f"partition {partition} has no owner that answers; ask again", code="owner-away", partition=partition
+    )
 
 
 async def _is_not_owner(found: httpx.Response) -> bool:

@@ -203,7 +203,7 @@ def _refusal_of(mistake: ErrorDetails, model: type[BaseModel]) -> VersologError:
     field = "/".join(str(step) for step in mistake["loc"])
     kind, words = mistake["type"], mistake["msg"].removeprefix("Value error, ")
     if kind == "extra_forbidden":
-        known = ", ".join(sorted(model.model_fields)) or "none"
+        known = ", ".join(sorted(spec.alias or name for name, spec in model.model_fields.items())) or "none"
         return Invalid(f"there is no {field!r} here; known are: {known}", field=field)
     if kind == "missing":
         return Invalid(f"{field!r} is missing", field=field)

@@ -2,63 +2,123 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from versolog.projections.http import answer, shapes
 from versolog.projections.http.described import READS, SECONDS, TAG, WRITES, Described, header
 from versolog.projections.http.direct import ROW, ROWS, TRANSACTIONS
+from versolog.projections.http.groups import GroupQuery, Groups, GroupsQuery, SchemaQuery
 from versolog.projections.http.health import Health
+from versolog.projections.http.history import DiffQuery, History, HistoryQuery, KeyQuery, LogQuery
+from versolog.projections.http.proofs import DigestQuery, Proofs
+from versolog.projections.http.refs import OperationQuery, Refs, RollbackRequest, TagRequest
 from versolog.projections.http.registry import CONTENT as REGISTRY_JSON
 from versolog.projections.http.registry import Registry
-from versolog.projections.http.request import AtQuery
+from versolog.projections.http.request import AtQuery, Query
 from versolog.projections.http.rows import Rows, RowWriteQuery, ScanQuery
 from versolog.projections.http.transactions import OutcomeQuery, WriteQuery, Writes
 
+# fmt: off - one route a paragraph
+
 WRITTEN: dict[int, Any] = {201: shapes.Outcome, 202: shapes.Undecided}
 JSON_OBJECT = {"type": "object"}
+GROUP = "/v1/groups/{group}"
+TABLE = GROUP + "/tables/{table}"
 ROW_PATH = ROW.replace("{key}", "{key:path}")
 
 
-def describe(described: Described, *, rows: Rows, writes: Writes, registry: Registry, health: Health) -> None:
+@dataclass(frozen=True, slots=True)
+class Handlers:
+    """Who answers."""
+
+    writes: Writes
+    rows: Rows
+    history: History
+    groups: Groups
+    refs: Refs
+    proofs: Proofs
+    registry: Registry | None
+    health: Health
+
+
+def describe(described: Described, handlers: Handlers) -> None:
     """Add all routes."""
-    _transactions(described, writes)
-    _rows(described, rows)
-    _registry(described, registry)
-    _worker(described, health)
+    _transactions(described, handlers.writes)
+    _rows(described, handlers.rows)
+    _history(described, handlers.history)
+    _groups(described, handlers.groups)
+    _schemas(described, handlers.groups)
+    _refs(described, handlers.refs)
+    _proofs(described, handlers.proofs)
+    if handlers.registry is not None:
+        _registry(described, handlers.registry)
+    _worker(described, handlers.health)
 
 
 def _transactions(add: Described, writes: Writes) -> None:
     add(
-        "POST", TRANSACTIONS, writes.one, tag="transactions", summary="Send a transaction and wait for its outcome",
+        "POST",
+        TRANSACTIONS,
+        writes.one,
+        tag="transactions",
+        summary="Send a transaction and wait for its outcome",
         description="`If-Match` is the version that the branch's head must have, as `expect_head` in the body.",
-        query=WriteQuery, headers=(*WRITES, header("If-Match", "The head's version.", TAG)),
-        body=shapes.Transaction, answers=WRITTEN,
-    )  # fmt: skip
+        query=WriteQuery,
+        headers=(*WRITES, header("If-Match", "The head's version.", TAG)),
+        body=shapes.Transaction,
+        answers=WRITTEN,
+    )
     add(
-        "POST", TRANSACTIONS + ":batch", writes.batch, tag="transactions",
+        "POST",
+        TRANSACTIONS + ":batch",
+        writes.batch,
+        tag="transactions",
         summary="Send many transactions, one a line, and get an outcome a line",
         description="The lines are independent of each other. Their outcomes come in the same order, while lines are "
         "still being sent. A line that can't be read is refused in its place. Lines that touch a common group are "
         "decided in order.",
-        query=WriteQuery, headers=(header("Versolog-Wait", "As `wait`, for each line.", SECONDS),),
-        body={"type": "string"}, media=answer.NDJSON, answers={200: answer.NDJSON},
-    )  # fmt: skip
+        query=WriteQuery,
+        headers=(header("Versolog-Wait", "As `wait`, for each line.", SECONDS),),
+        body={"type": "string"},
+        media=answer.NDJSON,
+        answers={200: answer.NDJSON},
+    )
     add(
-        "GET", TRANSACTIONS + "/{id}", writes.outcome, tag="transactions", summary="The outcome of a transaction",
+        "GET",
+        TRANSACTIONS + "/{id}",
+        writes.outcome,
+        tag="transactions",
+        summary="The outcome of a transaction",
         description="404 while it isn't decided.",
-        query=OutcomeQuery, headers=READS, answers={200: shapes.Outcome},
-    )  # fmt: skip
+        query=OutcomeQuery,
+        headers=READS,
+        answers={200: shapes.Outcome},
+    )
 
 
 def _rows(add: Described, rows: Rows) -> None:
     add(
-        "GET", ROW_PATH, rows.get, tag="rows", summary="A row at a version",
+        "GET",
+        ROW_PATH,
+        rows.get,
+        tag="rows",
+        summary="A row at a version",
         description="`ETag` is the version that last changed the row.",
-        query=AtQuery, headers=(*READS, header("If-None-Match", "Answers 304 where the row is still that version.")),
+        query=AtQuery,
+        headers=(*READS, header("If-None-Match", "Answers 304 where the row is still that version.")),
         answers={200: shapes.Row, 304: None},
-    )  # fmt: skip
-    add("GET", ROWS, rows.scan, tag="rows", summary="A table's rows in key order", query=ScanQuery, headers=READS,
-        answers={200: shapes.Rows})  # fmt: skip
+    )
+    add(
+        "GET",
+        ROWS,
+        rows.scan,
+        tag="rows",
+        summary="A table's rows in key order",
+        query=ScanQuery,
+        headers=READS,
+        answers={200: shapes.Rows},
+    )
     conditions = (
         *WRITES,
         header("If-Match", "The version that last changed the row.", TAG),
@@ -68,10 +128,258 @@ def _rows(add: Described, rows: Rows) -> None:
         ("PUT", rows.put, "Write a row whole"),
         ("PATCH", rows.patch, "Change a row by an RFC 7396 merge patch"),
     ):
-        add(method, ROW_PATH, handler, tag="rows", summary=summary, query=RowWriteQuery, headers=conditions,
-            body=JSON_OBJECT, answers=WRITTEN)  # fmt: skip
-    add("DELETE", ROW_PATH, rows.delete, tag="rows", summary="Delete a row", query=RowWriteQuery, headers=conditions,
-        answers=WRITTEN)  # fmt: skip
+        add(
+            method,
+            ROW_PATH,
+            handler,
+            tag="rows",
+            summary=summary,
+            query=RowWriteQuery,
+            headers=conditions,
+            body=JSON_OBJECT,
+            answers=WRITTEN,
+        )
+    add(
+        "DELETE",
+        ROW_PATH,
+        rows.delete,
+        tag="rows",
+        summary="Delete a row",
+        query=RowWriteQuery,
+        headers=conditions,
+        answers=WRITTEN,
+    )
+
+
+def _history(add: Described, history: History) -> None:
+    add(
+        "GET",
+        TABLE + "/history",
+        history.history,
+        tag="history",
+        summary="What happened to a row, newest first",
+        query=HistoryQuery,
+        headers=READS,
+        answers={200: shapes.History},
+    )
+    add(
+        "GET",
+        TABLE + "/blame",
+        history.blame,
+        tag="history",
+        summary="Who set each field of a row to what it is",
+        query=KeyQuery,
+        headers=READS,
+        answers={200: shapes.Blame},
+    )
+    add(
+        "GET",
+        GROUP + "/log",
+        history.log,
+        tag="history",
+        summary="The commits that led to a place, newest first",
+        query=LogQuery,
+        headers=READS,
+        answers={200: shapes.Log},
+    )
+    add(
+        "GET",
+        GROUP + "/commits/{version}",
+        history.commit,
+        tag="history",
+        summary="A commit with all it changed",
+        query=Query,
+        headers=READS,
+        answers={200: shapes.Commit},
+    )
+    add(
+        "GET",
+        GROUP + "/diff",
+        history.diff,
+        tag="history",
+        summary="The rows and fields that two places differ in",
+        description="`counts` speaks of all rows that differ, and comes with the first page.",
+        query=DiffQuery,
+        headers=READS,
+        answers={200: shapes.Diff},
+    )
+
+
+def _groups(add: Described, groups: Groups) -> None:
+    add(
+        "GET",
+        "/v1/groups",
+        groups.all,
+        tag="groups",
+        summary="The groups by name",
+        query=GroupsQuery,
+        headers=READS,
+        answers={200: shapes.Groups},
+    )
+    add(
+        "GET",
+        GROUP,
+        groups.one,
+        tag="groups",
+        summary="What a group holds",
+        query=GroupQuery,
+        headers=READS,
+        answers={200: shapes.Group},
+    )
+    add(
+        "DELETE",
+        GROUP,
+        groups.drop,
+        tag="groups",
+        summary="Drop a group; its log stays, and can be read by version",
+        query=OperationQuery,
+        headers=WRITES,
+        answers=WRITTEN,
+    )
+
+
+def _schemas(add: Described, groups: Groups) -> None:
+    path = TABLE + "/schema"
+    add(
+        "GET",
+        path,
+        groups.schema,
+        tag="groups",
+        summary="The Avro schema that the rows of a table must fit",
+        query=AtQuery,
+        headers=READS,
+        answers={200: shapes.TableSchema},
+    )
+    add(
+        "PUT",
+        path,
+        groups.put_schema,
+        tag="groups",
+        summary="Set the Avro schema of a table's rows",
+        description="A new version must be able to read every row that the one before allowed.",
+        query=SchemaQuery,
+        headers=WRITES,
+        body=JSON_OBJECT,
+        answers=WRITTEN,
+    )
+    add(
+        "DELETE",
+        path,
+        groups.delete_schema,
+        tag="groups",
+        summary="Take a table's schema away",
+        query=SchemaQuery,
+        headers=WRITES,
+        answers=WRITTEN,
+    )
+
+
+def _refs(add: Described, refs: Refs) -> None:
+    add(
+        "GET",
+        GROUP + "/branches",
+        refs.branches,
+        tag="groups",
+        summary="The branches, by name",
+        query=AtQuery,
+        headers=READS,
+        answers={200: shapes.Branches},
+    )
+    add(
+        "GET",
+        GROUP + "/tags",
+        refs.tags,
+        tag="groups",
+        summary="The tags, by name",
+        query=AtQuery,
+        headers=READS,
+        answers={200: shapes.Tags},
+    )
+    tag = GROUP + "/tags/{name}"
+    add(
+        "GET",
+        tag,
+        refs.tag,
+        tag="groups",
+        summary="The version that a tag names",
+        query=AtQuery,
+        headers=READS,
+        answers={200: shapes.Tag},
+    )
+    add(
+        "PUT",
+        tag,
+        refs.put_tag,
+        tag="groups",
+        summary="Name a version",
+        query=WriteQuery,
+        headers=WRITES,
+        body=TagRequest,
+        answers=WRITTEN,
+    )
+    add(
+        "DELETE",
+        tag,
+        refs.delete_tag,
+        tag="groups",
+        summary="Take a name away",
+        query=OperationQuery,
+        headers=WRITES,
+        answers=WRITTEN,
+    )
+    add(
+        "POST",
+        GROUP + "/rollbacks",
+        refs.rollback,
+        tag="groups",
+        summary="Make a branch, a table, a row or a key prefix equal a past version, by a new commit",
+        description="With `dry_run` nothing is written, and what would change is answered with 200.",
+        query=WriteQuery,
+        headers=WRITES,
+        body=RollbackRequest,
+        answers={200: shapes.Rehearsal, **WRITTEN},
+    )
+
+
+def _proofs(add: Described, proofs: Proofs) -> None:
+    add(
+        "GET",
+        GROUP + "/verify",
+        proofs.verify_group,
+        tag="proofs",
+        query=Query,
+        headers=READS,
+        summary="Compute a group's hash chain from the log again and compare it with the store",
+        answers={200: shapes.VerifiedGroup},
+    )
+    add(
+        "GET",
+        "/v1/verify",
+        proofs.verify_all,
+        tag="proofs",
+        query=Query,
+        summary="The same for all partitions that this worker owns",
+        answers={200: shapes.Verified},
+    )
+    add(
+        "GET",
+        GROUP + "/digest",
+        proofs.digest_group,
+        tag="proofs",
+        query=AtQuery,
+        headers=READS,
+        summary="A digest of all that a group holds, its history included",
+        answers={200: shapes.GroupDigest},
+    )
+    add(
+        "GET",
+        "/v1/digest",
+        proofs.digest_all,
+        tag="proofs",
+        query=DigestQuery,
+        summary="A digest of the whole store",
+        answers={200: shapes.StoreDigest},
+    )
 
 
 def _registry(add: Described, registry: Registry) -> None:
@@ -83,13 +391,32 @@ def _registry(add: Described, registry: Registry) -> None:
         ("/subjects/{subject}/versions/{version}", registry.version, "A version of a subject, or `latest`"),
     ):
         add("GET", start + path, handler, tag="registry", summary=summary, answers={200: REGISTRY_JSON})
-    add("POST", start + "/subjects/{subject}", registry.lookup, tag="registry", summary="Whether a schema is registered",
-        body=JSON_OBJECT, answers={200: REGISTRY_JSON})  # fmt: skip
+    add(
+        "POST",
+        start + "/subjects/{subject}",
+        registry.lookup,
+        tag="registry",
+        summary="Whether a schema is registered",
+        body=JSON_OBJECT,
+        answers={200: REGISTRY_JSON},
+    )
 
 
 def _worker(add: Described, health: Health) -> None:
     add("GET", "/livez", health.live, tag="worker", summary="Whether it lives", answers={200: shapes.Live})
-    add("GET", "/readyz", health.ready, tag="worker", summary="Whether it's ready, and how its partitions stand",
-        answers={200: shapes.Ready, 503: shapes.Ready})  # fmt: skip
-    add("GET", "/metrics", health.measured, tag="worker", summary="What it measures, for Prometheus",
-        answers={200: "text/plain"})  # fmt: skip
+    add(
+        "GET",
+        "/readyz",
+        health.ready,
+        tag="worker",
+        summary="Whether it's ready, and how its partitions stand",
+        answers={200: shapes.Ready, 503: shapes.Ready},
+    )
+    add(
+        "GET",
+        "/metrics",
+        health.measured,
+        tag="worker",
+        summary="What it measures, for Prometheus",
+        answers={200: "text/plain"},
+    )

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from versolog.projections.http import answer, cursor
-from versolog.projections.http.reads import Place, headers_of, open_partition, open_place
+from versolog.projections.http.reads import Place, headers_of, open_partition, open_place, unknown_row
 from versolog.projections.http.request import (
     AtQuery,
     PageQuery,
@@ -24,11 +24,13 @@ from versolog.projections.http.transactions import WriteQuery, Writes, idempoten
 from versolog.projections.node import Node
 from versolog.projections.queries import Predicate
 from versolog.schemas.documents import row_from_text
-from versolog.schemas.errors import Malformed, NotFound
+from versolog.schemas.errors import Malformed
 from versolog.streams.state import MAIN
 from versolog.streams.transaction import Transaction
 from versolog.streams.versions import At
 
+FIRST_SLICE_ROWS = 16
+"""Few, since nothing is known of their size."""
 SLICE_ROWS = 500
 """Read between two turns of the event loop: a few milliseconds of it."""
 PAGE_BYTES_MAX = 8 * 1024 * 1024
@@ -65,10 +67,7 @@ class Rows:
         place = await open_place(self._node, request, group, read_query(request, AtQuery))
         row = place.partition.view.row(place.at, table, key)
         if row is None:
-            raise NotFound(
-                f"{group!r} has no row {key!r} in {table!r} at version {place.at.version}",
-                code="unknown-row", group=group, table=table, key=key, at=place.at.version,
-            )  # fmt: skip
+            raise unknown_row(place.at, table, key)
         place.headers["etag"] = tag = f'"{row.version}"'
         if _names(request.headers.get("if-none-match"), tag):
             return Response(status_code=304, headers=place.headers)
@@ -103,9 +102,9 @@ class Rows:
         view, write = place.partition.view, answer.RowText(place.at.group, table)
         bounds: dict[str, Any] = {"prefix": query.prefix, "start": query.start, "end": query.end, "where": where}
         rows: list[bytes] = []
-        page_bytes = 0
+        page_bytes, limit = 0, FIRST_SLICE_ROWS
         while True:
-            limit = min(SLICE_ROWS, query.limit - len(rows))
+            limit = min(limit, query.limit - len(rows))
             page = view.scan(place.at, table, **bounds, after=after, limit=limit)
             for key, row in page.rows:
                 text = write(key, row)
@@ -114,6 +113,7 @@ class Rows:
             after = page.cursor
             if after is None or len(rows) >= query.limit or page_bytes >= PAGE_BYTES_MAX:
                 return rows, after
+            limit = _next_slice(len(rows), page_bytes)
             await asyncio.sleep(0)
 
     async def put(self, request: Request) -> Response:
@@ -154,6 +154,12 @@ class Rows:
         elif version is not None:
             tx.expect(table, key, version)
         return tx, query, table, key
+
+
+def _next_slice(rows: int, page_bytes: int) -> int:
+    """How many rows to read next, so that a page of large rows doesn't grow far over its size."""
+    row_bytes = max(1, page_bytes // max(1, rows))
+    return max(1, min(SLICE_ROWS, (PAGE_BYTES_MAX - page_bytes) // row_bytes))
 
 
 def _names(header: str | None, tag: str) -> bool:

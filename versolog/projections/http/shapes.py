@@ -224,3 +224,344 @@ class Ready(Shape):
     status: Literal["ready", "not ready"]
     read_only: bool
     partitions: list[PartitionHealth]
+
+
+class About(BaseModel):
+    """Who, when and why."""
+
+    model_config = ConfigDict(extra="forbid")
+    version: Version
+    branch: Name
+    committed_at: Time
+    occurred_at: Time | None
+    author: str
+    message: str
+    type: str
+    operation: Name
+    transaction_id: Name
+
+
+class Past(About):
+    """What a commit made of a row; null where it deleted it."""
+
+    row: JsonObject | None
+
+
+class History(Shape):
+    """What happened to a row, the newest first."""
+
+    group: Name
+    table: Name
+    key: Name
+    changes: list[Past]
+    at: Place
+    cursor: Cursor
+
+
+class BlamedField(About):
+    """A field, and the commit that set it to what it is."""
+
+    path: list[str]
+    value: Any
+
+
+class Blame(Shape):
+    """Where each field of a row comes from."""
+
+    group: Name
+    table: Name
+    key: Name
+    fields: list[BlamedField]
+    at: Place
+
+
+class Heading(About):
+    """A commit without its changes. Each names the hash of the one before it in its group."""
+
+    parents: list[Version]
+    hash: Hash
+    previous_hash: Hash
+    arguments: JsonObject | None
+
+
+class Log(Shape):
+    """Commits, the newest first. `at` is missing in the log of a whole group."""
+
+    commits: list[Heading]
+    at: Place | None = None
+    cursor: Cursor
+
+
+class CommittedChange(Shape):
+    """A row as the commit left it; null where it deleted it."""
+
+    table: Name
+    key: Name
+    row: JsonObject | None
+
+
+class RefChange(Shape):
+    """A branch or a tag as the commit left it."""
+
+    kind: Literal["branch", "tag"]
+    name: Name
+    version: int | None
+    parent: int | None
+
+
+class GroupVersion(Shape):
+    """The version that the same transaction made of another group."""
+
+    group: Name
+    version: Version
+
+
+class MetSchema(Shape):
+    """The schema that the changed rows of a table fit."""
+
+    table: Name
+    fingerprint: Hash
+
+
+class Commit(Heading):
+    """A commit, whole."""
+
+    group: Name
+    branch_id: Version
+    intent_hash: Hash
+    transaction_offset: Annotated[int, Field(ge=0)]
+    offset: Annotated[int, Field(ge=0, description="Of its first piece, in the topic `commits`.")]
+    pieces: Annotated[int, Field(ge=1)]
+    others: list[GroupVersion]
+    changes: list[CommittedChange]
+    refs: list[RefChange]
+    schemas: list[MetSchema]
+
+
+class RowState(Shape):
+    """A row at one of two places."""
+
+    version: Version
+    committed_at: Time
+    row: JsonObject
+
+
+class FieldChange(Shape):
+    """A field that differs; `before` or `after` is missing where the field is."""
+
+    path: list[str]
+    before: Any = None
+    after: Any = None
+
+
+class RowChange(Shape):
+    """A row that differs."""
+
+    table: Name
+    key: Name
+    change: Literal["added", "changed", "removed"]
+    before: RowState | None
+    after: RowState | None
+    fields: list[FieldChange]
+
+
+class Counts(Shape):
+    """How many rows differ; at least so many, where they were too many to count."""
+
+    rows: int
+    added: int
+    changed: int
+    removed: int
+    complete: bool
+
+
+class Diff(Shape):
+    """What two places of a group differ in."""
+
+    from_: Annotated[Place, Field(alias="from")]
+    to: Place
+    counts: Counts | None
+    rows: list[RowChange]
+    cursor: Cursor
+
+
+class RehearsedChange(Shape):
+    """A row that would change."""
+
+    table: Name
+    key: Name
+    change: Literal["added", "changed", "removed"]
+    before: RowState | None
+    after: JsonObject | None
+    fields: list[FieldChange]
+
+
+class Rehearsal(Shape):
+    """What would change, and did not. The first thousand rows."""
+
+    dry_run: Literal[True]
+    group: Name
+    branch: Name
+    counts: Counts
+    rows: list[RehearsedChange]
+
+
+class GroupHead(Shape):
+    """A group and its newest version."""
+
+    group: Name
+    version: Version
+    committed_at: Time
+
+
+class Groups(Shape):
+    """Groups by name."""
+
+    groups: list[GroupHead]
+    cursor: Cursor
+
+
+class BranchHead(Shape):
+    """A branch and its newest version."""
+
+    name: Name
+    head: Version
+
+
+class TagTarget(Shape):
+    """A tag and the version that it names."""
+
+    name: Name
+    version: Version
+
+
+class TableCount(Shape):
+    """A table, and how many rows it has where they were counted."""
+
+    table: Name
+    rows: int | None
+
+
+class GroupCounts(Shape):
+    """How much there is."""
+
+    commits: int
+    branches: int
+    tags: int
+    tables: int
+
+
+class Group(Shape):
+    """What a group holds."""
+
+    group: Name
+    version: Version
+    hash: Hash
+    committed_at: Time
+    branches: list[BranchHead]
+    tags: list[TagTarget]
+    tables: list[TableCount]
+    counts: GroupCounts
+
+
+class Branch(Shape):
+    """A branch. `parent` is what it falls through to at version `fork`."""
+
+    name: Name
+    head: Version
+    committed_at: Time | None
+    id: Version
+    parent: str | None
+    fork: int | None
+
+
+class Branches(Shape):
+    """Branches by name."""
+
+    branches: list[Branch]
+    at: Place
+
+
+class Tag(Shape):
+    """A tag."""
+
+    name: Name
+    version: Version
+    committed_at: Time | None
+
+
+class Tags(Shape):
+    """Tags by name."""
+
+    tags: list[Tag]
+    at: Place
+
+
+class TableSchema(Shape):
+    """The Avro schema that a table's rows must fit, and the version that set it."""
+
+    group: Name
+    table: Name
+    version: Version
+    committed_at: Time
+    schema_: Annotated[JsonObject, Field(alias="schema")]
+
+
+class Finding(BaseModel):
+    """Something that is not as it was written."""
+
+    model_config = ConfigDict(extra="allow")
+    where: str
+    partition: int
+    offset: int
+    group: str | None
+    version: int | None
+    detail: str
+
+
+class Checked(Shape):
+    """What was compared, and what was found not to fit."""
+
+    ok: bool
+    commits: int
+    outcomes: int
+    rows: int
+    findings: list[Finding]
+
+
+class VerifiedGroup(Checked):
+    """The chain of a group, up to the version and hash computed."""
+
+    group: Name
+    version: int
+    hash: str
+
+
+class VerifiedPartition(Checked):
+    """All chains of a partition."""
+
+    partition: int
+    groups: int
+
+
+class Verified(Shape):
+    """All partitions of a worker."""
+
+    ok: bool
+    partitions: list[VerifiedPartition]
+
+
+class GroupDigest(Shape):
+    """The digest of a group up to a version."""
+
+    group: Name
+    version: int
+    digest: Hash
+
+
+class StoreDigest(Shape):
+    """The digest of all groups."""
+
+    digest: Hash
+    groups: int
+    at: str | None

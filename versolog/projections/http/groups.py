@@ -1,0 +1,164 @@
+"""Groups: which there are, what one holds, its tables' schemas, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import orjson
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from versolog.projections.http import answer, cursor
+from versolog.projections.http.reads import FORWARDED, Place, open_newest, open_place
+from versolog.projections.http.refs import OperationQuery, branches_at, operation_of, tags_at
+from versolog.projections.http.relay import Relay
+from versolog.projections.http.request import (
+    AtQuery,
+    Flag,
+    Query,
+    Whole,
+    read_json,
+    read_query,
+    segment,
+)
+from versolog.projections.http.transactions import Writes
+from versolog.projections.node import Node
+from versolog.projections.partition import Partition
+from versolog.schemas.errors import Malformed, NotFound
+from versolog.schemas.times import millis_to_text
+from versolog.streams.state import MAIN, SETTINGS_TABLE
+
+
+class GroupsQuery(Query):
+    """Which groups to list."""
+
+    prefix: str = Field("", description="Only groups whose name begins so.")
+    start: str = Field("", description="Only groups from this name on.")
+    limit: Annotated[Whole, Field(ge=1, le=10_000)] = Field(1_000, description="The most to list in one answer.")
+    cursor: str | None = Field(None, description="The `cursor` of the answer before, to go on there.")
+
+
+class GroupQuery(AtQuery):
+    """What to tell of a group."""
+
+    count: Flag = Field(False, description="Count the rows of each table, which takes as long as reading them.")
+
+
+class SchemaQuery(OperationQuery):
+    """Where to set a schema, and what to tell about it."""
+
+    branch: str = Field(MAIN, description="The branch to set it on.")
+
+
+class Groups:
+    """The handlers of groups and of tables' schemas."""
+
+    def __init__(self, node: Node, writes: Writes, relay: Relay) -> None:
+        self._node, self._writes, self._relay = node, writes, relay
+
+    async def all(self, request: Request) -> Response:
+        """GET /v1/groups"""
+        query = read_query(request, GroupsQuery)
+        listing = cursor.listing("groups", query.prefix, query.start)
+        after = "" if query.cursor is None else str(cursor.unseal(listing, query.cursor)[0])
+        start = max(query.prefix, query.start, after)
+        forwarded = FORWARDED in request.headers
+        here = self._node.owned() if forwarded else self._node.readable()
+        found = await asyncio.to_thread(_heads, here, start, query.limit + 2)
+        if not forwarded:
+            asked = {"start": start, "limit": str(query.limit + 2)}
+            for told in await self._relay.gather("/v1/groups", asked):
+                found |= {group["group"]: group for group in told["groups"]}
+        names = sorted(name for name in found if name > after and name.startswith(query.prefix))
+        page = names[: query.limit]
+        following = cursor.seal(listing, [page[-1]]) if len(names) > query.limit else None
+        told = {"groups": [found[name] for name in page], "cursor": following}
+        return answer.document(told, headers={"cache-control": answer.ASK_AGAIN})
+
+    async def one(self, request: Request) -> Response:
+        """GET /v1/groups/{group}"""
+        query = read_query(request, GroupQuery)
+        place = await open_newest(self._node, request, segment(request, "group"), query)
+        told = await asyncio.to_thread(_group, place, count=query.count)
+        return answer.document(told, headers=place.headers)
+
+    async def drop(self, request: Request) -> Response:
+        """DELETE /v1/groups/{group}"""
+        query = read_query(request, OperationQuery)
+        tx = operation_of(request, segment(request, "group"), query).operation("drop-group")
+        return await self._writes.answer(request, tx, query.wait)
+
+    async def schema(self, request: Request) -> Response:
+        """GET …/tables/{table}/schema"""
+        group, table = segment(request, "group"), segment(request, "table")
+        place = await open_place(self._node, request, group, read_query(request, AtQuery))
+        row = place.partition.view.row(place.at, SETTINGS_TABLE, table)
+        settings = {} if row is None or row.text is None else orjson.loads(row.text)
+        if row is None or "schema" not in settings:
+            raise NotFound(
+                f"the table {table!r} of {group!r} has no schema at version {place.at.version}",
+                code="unknown-schema", group=group, table=table, at=place.at.version,
+            )  # fmt: skip
+        told = {
+            "group": group,
+            "table": table,
+            "version": row.version,
+            "committed_at": millis_to_text(row.committed_at),
+            "schema": settings["schema"],
+        }
+        return answer.document(told, headers=place.headers | {"etag": f'"{row.version}"'})
+
+    async def put_schema(self, request: Request) -> Response:
+        """PUT …/tables/{table}/schema"""
+        schema = await read_json(request)
+        if not isinstance(schema, dict):
+            raise Malformed("an Avro record schema is a JSON object")
+        return await self._set_schema(request, schema)
+
+    async def delete_schema(self, request: Request) -> Response:
+        """DELETE …/tables/{table}/schema"""
+        return await self._set_schema(request, None)
+
+    async def _set_schema(self, request: Request, schema: dict[str, Any] | None) -> Response:
+        query = read_query(request, SchemaQuery)
+        tx = operation_of(request, segment(request, "group"), query, query.branch)
+        tx.operation("set-schema", table=segment(request, "table"), schema=schema)
+        return await self._writes.answer(request, tx, query.wait)
+
+
+def _heads(partitions: Iterable[Partition], start: str, limit: int) -> dict[str, dict[str, Any]]:
+    """Of each partition the first groups from `start` on, by name."""
+    found = {}
+    for partition in partitions:
+        for name in partition.store.groups(start=start, limit=limit):
+            head = partition.store.head(name)
+            assert head is not None, "it was listed by its head"
+            found[name] = {
+                "group": name, "version": head.version, "committed_at": millis_to_text(head.committed_at)
+            }  # fmt: skip
+    return found
+
+
+def _group(place: Place, *, count: bool) -> dict[str, Any]:
+    """What a group holds at a place."""
+    at, view, store = place.at, place.partition.view, place.partition.store
+    entry = store.commit_entry(at.group, at.version)
+    assert entry is not None, "a place is a commit's"
+    branches, tags, tables = branches_at(place), tags_at(place), view.tables(at)
+    return {
+        "group": at.group,
+        "version": at.version,
+        "hash": entry.hash.hex(),
+        "committed_at": millis_to_text(entry.step.committed_at),
+        "branches": [{"name": name, "head": head} for name, head in branches],
+        "tags": [{"name": name, "version": version} for name, version in tags],
+        "tables": [{"table": table, "rows": _count(place, table) if count else None} for table in tables],
+        "counts": {"commits": at.version, "branches": len(branches), "tags": len(tags), "tables": len(tables)},
+    }
+
+
+def _count(place: Place, table: str) -> int:
+    return sum(row.text is not None for _, row in place.partition.view.all_rows(place.at, table))

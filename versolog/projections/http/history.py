@@ -1,0 +1,209 @@
+"""What happened: to a row, to a group, between two versions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Annotated, Any
+
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from versolog.projections.http import answer, commits, cursor
+from versolog.projections.http.reads import Place, headers_of, is_unchanging, open_partition, open_place, unknown_row
+from versolog.projections.http.request import AtQuery, Flag, PageQuery, Query, Whole, read_query, segment, wait_s
+from versolog.projections.node import Node
+from versolog.projections.partition import Partition
+from versolog.projections.views import View
+from versolog.schemas.errors import Invalid, refusal
+from versolog.streams.versions import At
+
+COUNTED_MAX = 50_000
+"""Rows up to which a difference is counted."""
+DIFF_LIMIT = 1_000
+
+
+class KeyQuery(AtQuery):
+    """A row by its key."""
+
+    key: str = Field(min_length=1, description="The row's key.")
+
+
+class HistoryQuery(PageQuery):
+    """The past of a row."""
+
+    key: str = Field(min_length=1, description="The row's key.")
+
+
+class LogQuery(PageQuery):
+    """The commits that led to a place."""
+
+    table: str | None = Field(None, description="Only commits that changed this table.")
+    key: str | None = Field(None, description="Only commits that changed this row; beside `table`.")
+    all: Flag = Field(
+        False, description="Every commit of the group on whatever branch, operations on branches and tags too."
+    )
+
+
+class DiffQuery(Query):
+    """Two places of a group."""
+
+    from_: str = Field(alias="from", description="The place before: a version, a branch, a tag, `name~n` or a time.")
+    to: str | None = Field(None, description="The place after. Default: the head of `branch`.")
+    branch: str | None = Field(None, description="The branch that times mean, and the default of `to`.")
+    table: str | None = Field(None, description="Only rows of this table; `$tables` shows changed schemas.")
+    prefix: str | None = Field(None, description="Only rows whose key begins so.")
+    limit: Annotated[Whole, Field(ge=1, le=DIFF_LIMIT)] = Field(100, description="The most to list in one answer.")
+    cursor: str | None = Field(None, description="The `cursor` of the answer before, to go on there.")
+
+
+class History:
+    """The handlers. They read in threads, since what they go through can be long."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    async def history(self, request: Request) -> Response:
+        """GET …/tables/{table}/history"""
+        group, table = segment(request, "group"), segment(request, "table")
+        query = read_query(request, HistoryQuery)
+        listing = cursor.listing("history", group, table, query.key, query.at, query.branch)
+        place, before = await self._page(request, group, query, listing)
+        view = place.partition.view
+        page = await asyncio.to_thread(view.history, place.at, table, query.key, limit=query.limit, before=before)
+        if not page.changes and before is None:
+            raise unknown_row(place.at, table, query.key)
+        changes = [{**commits.about(past.heading), "row": answer.row_text(past.row)} for past in page.changes]
+        told = {"group": group, "table": table, "key": query.key, "changes": changes}
+        return _answer(place, told, listing, page.before)
+
+    async def blame(self, request: Request) -> Response:
+        """GET …/tables/{table}/blame"""
+        group, table = segment(request, "group"), segment(request, "table")
+        query = read_query(request, KeyQuery)
+        place = await open_place(self._node, request, group, query)
+        found = await asyncio.to_thread(place.partition.view.blame, place.at, table, query.key)
+        if not found:
+            raise unknown_row(place.at, table, query.key)
+        fields = [{"path": one.path, "value": one.value, **commits.about(one.heading)} for one in found]
+        told = {"group": group, "table": table, "key": query.key, "fields": fields, "at": _place(place)}
+        return answer.document(told, headers=place.headers)
+
+    async def log(self, request: Request) -> Response:
+        """GET /v1/groups/{group}/log"""
+        group = segment(request, "group")
+        query = read_query(request, LogQuery)
+        if query.key is not None and query.table is None:
+            raise Invalid("a key is one of a table; name `table` too", field="table")
+        if query.all:
+            return await self._whole_log(request, group, query)
+        listing = cursor.listing("log", group, query.at, query.branch, query.table, query.key)
+        place, before = await self._page(request, group, query, listing)
+        view = place.partition.view
+
+        def read() -> tuple[list[Any], int | None]:
+            page = view.log(place.at, limit=query.limit, before=before, table=query.table, key=query.key)
+            return [commits.heading(view.store, record) for record in page.commits], page.before
+
+        listed, following = await asyncio.to_thread(read)
+        return _answer(place, {"commits": listed}, listing, following)
+
+    async def _whole_log(self, request: Request, group: str, query: LogQuery) -> Response:
+        if query.at is not None or query.branch is not None or query.table is not None:
+            raise Invalid("`all` is the log of the whole group; leave `at`, `branch` and `table` out", field="all")
+        partition = await open_partition(self._node, request, group, query)
+        listing = cursor.listing("whole-log", group)
+        before = None if query.cursor is None else cursor.unseal(listing, query.cursor)[0]
+        if partition.store.head(group) is None:
+            raise refusal("unknown-group", f"no group {group!r}: nothing was ever written to it", group=group)
+        view = partition.view
+
+        def read() -> tuple[list[Any], int | None]:
+            page = view.log_of_group(group, limit=query.limit, before=before)
+            return [commits.heading(view.store, record) for record in page.commits], page.before
+
+        listed, following = await asyncio.to_thread(read)
+        told = {"commits": listed, "cursor": None if following is None else cursor.seal(listing, [following])}
+        return answer.document(told, headers={"cache-control": answer.ASK_AGAIN})
+
+    async def commit(self, request: Request) -> Response:
+        """GET /v1/groups/{group}/commits/{version}"""
+        group, version = segment(request, "group"), segment(request, "version")
+        partition = await open_partition(self._node, request, group, read_query(request, Query))
+        store = partition.store
+        if not (version.isascii() and version.isdigit()) or len(version) > 18:
+            raise Invalid(f"a commit is asked for by its version, not {version[:64]!r}", field="version")
+        record = await asyncio.to_thread(store.commit, group, int(version))
+        if record is None:
+            raise refusal("unknown-version", f"the group {group!r} has no version {version}", group=group)
+        headers = {answer.VERSION: version, "cache-control": answer.FOR_EVER}
+        return answer.document(commits.whole(store, record), headers=headers)
+
+    async def diff(self, request: Request) -> Response:
+        """GET /v1/groups/{group}/diff"""
+        group = segment(request, "group")
+        query = read_query(request, DiffQuery)
+        listing = cursor.listing("diff", group, query.from_, query.to, query.branch, query.table, query.prefix)
+        partition = await open_partition(self._node, request, group, query)
+        if query.cursor is None:
+            timeout_s = wait_s(request, query.wait)
+            before = await self._node.resolve(partition, group, query.from_, query.branch, timeout_s)
+            after = await self._node.resolve(partition, group, query.to, query.branch, timeout_s)
+            position = None
+        else:
+            one, other, position = cursor.unseal(listing, query.cursor)
+            before, after = At(group, *one), At(group, *other)
+        told = await asyncio.to_thread(_diff, partition, before, after, query, position)
+        following = told.pop("following")
+        if following is not None:
+            following = cursor.seal(listing, [before[1:], after[1:], following])
+        unchanging = is_unchanging(query.from_) and is_unchanging(query.to)
+        headers = headers_of(self._node, partition, after, unchanging=unchanging)
+        return answer.document({**told, "cursor": following}, headers=headers)
+
+    async def _page(self, request: Request, group: str, query: PageQuery, listing: bytes) -> tuple[Place, int | None]:
+        """Where a listing is read, and the version to go on below."""
+        if query.cursor is None:
+            return await open_place(self._node, request, group, query), None
+        branch, branch_id, version, before = cursor.unseal(listing, query.cursor)
+        partition = await open_partition(self._node, request, group, query)
+        at = At(group, branch, branch_id, version)
+        return Place(partition, at, headers_of(self._node, partition, at, unchanging=True)), before
+
+
+def _answer(place: Place, told: dict[str, Any], listing: bytes, following: int | None) -> Response:
+    at = place.at
+    sealed = None if following is None else cursor.seal(listing, [at.branch, at.branch_id, at.version, following])
+    return answer.document({**told, "at": _place(place), "cursor": sealed}, headers=place.headers)
+
+
+def _place(place: Place) -> dict[str, Any]:
+    return answer.place(place.at, place.partition.view.committed_at(place.at))
+
+
+def _diff(partition: Partition, before: At, after: At, query: DiffQuery, position: list[str] | None) -> dict[str, Any]:
+    view = partition.view
+    go_on = None if position is None else (position[0], position[1])
+    page = view.diff(before, after, table=query.table, prefix=query.prefix, limit=query.limit, cursor=go_on)
+    return {
+        "from": answer.place(before, view.committed_at(before)),
+        "to": answer.place(after, view.committed_at(after)),
+        "counts": _counts(view, before, after, query) if go_on is None else None,
+        "rows": [commits.difference(found) for found in page.rows],
+        "following": page.cursor,
+    }
+
+
+def _counts(view: View, before: At, after: At, query: DiffQuery) -> dict[str, Any]:
+    """How many rows differ in which way, of the first COUNTED_MAX."""
+    counts: Counter[str] = Counter()
+    go_on: tuple[str, str] | None = None
+    while True:
+        page = view.diff(before, after, table=query.table, prefix=query.prefix, limit=COUNTED_MAX, cursor=go_on)
+        counts.update(commits.change_of(found) for found in page.rows)
+        go_on = page.cursor
+        if go_on is None or counts.total() >= COUNTED_MAX:
+            break
+    kinds = {kind: counts[kind] for kind in ("added", "changed", "removed")}
+    return {"rows": counts.total(), **kinds, "complete": go_on is None}
