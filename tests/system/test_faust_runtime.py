@@ -383,11 +383,14 @@ def test_the_work_goes_on_by_itself_after_a_broker_outage_longer_than_the_sessio
         lab.check_taken()
         broker.kill()
         down = time.monotonic()
+        eventually(lambda: first.status()["outage"] == "no broker answers", 5, "the outage is noticed")
         eventually(lambda: time.monotonic() - down > 20, 21, "20 s without a broker")
+        assert first.log().count("Unable connect to node") < 10, "the log stays readable"
         broker.start()
         lab.send(100)
         lab.check_taken(within_s=30)
         lab.check_running(first, second)
+        assert first.status()["outage"] is second.status()["outage"] is None
         assert first.stop() == 0
         assert second.stop() == 0
 

@@ -44,6 +44,11 @@ class WorkerApp(faust.App):
     def _create_directories(self) -> None: ...
 
 
+def connected(app: faust.App) -> bool:
+    """False while the group's coordinator is out of reach; the app itself then waits for it."""
+    return cast(BatchConsumer, app.consumer).connected
+
+
 def worker_app(
     *,
     app_id: str,

@@ -23,7 +23,7 @@ from typing import Any
 import uvicorn
 
 from versolog.schemas.errors import Misconfigured
-from versolog.streams.agents import worker_app
+from versolog.streams.agents import connected, worker_app
 from versolog.streams.lanes import Lanes, LaneState, Partitions
 from versolog.streams.security import security
 from versolog.streams.transport import Fetching, Membership
@@ -68,6 +68,10 @@ class HttpServer:
                 timeout_graceful_shutdown=HTTP_DRAIN_S,
             )
         )
+
+    @property
+    def requests_under_way(self) -> int:
+        return len(self._server.server_state.tasks)
 
     async def serve(self) -> None:
         """Serve until `stop`. Raises `Misconfigured` if the application's own start failed."""
@@ -116,8 +120,15 @@ class WorkerRuntime:
         self._http = http
         self._stop_timeout_s = stop_timeout_s
         self._stopping = asyncio.Event()
-        self.outage: str | None = "starting"
-        """Why this worker is not in the group, as far as it knows; None while it is."""
+        self._connected: Callable[[], bool] = lambda: False
+        self._outage: str | None = "starting"
+
+    @property
+    def outage(self) -> str | None:
+        """Why this worker does not take part in its group, as far as it knows; None while it does."""
+        if self._outage is None and not self._connected():
+            return "no broker answers"
+        return self._outage
 
     def states(self) -> Mapping[int, LaneState]:
         """How each partition that this worker was given is doing."""
@@ -157,7 +168,7 @@ class WorkerRuntime:
                 return
             crashes = 1 if time.monotonic() - started > RESTART_FORGET_S else crashes + 1
             delay_s = min(RESTART_MAX_S, RESTART_FIRST_S * 2 ** min(crashes - 1, 16))
-            self.outage = f"{type(crash).__name__}: {crash}"
+            self._outage = f"{type(crash).__name__}: {crash}"
             logger.error("out of the group, tries again in %.1f s: %r", delay_s, crash)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), delay_s)
@@ -165,6 +176,7 @@ class WorkerRuntime:
     async def _work_once(self) -> BaseException | None:
         """One Faust app from its start to its end. Returns what crashed it, None if it was asked to stop."""
         app = self._new_app()
+        self._connected = partial(connected, app)
         app.on_startup_finished = self._joined
         starting = asyncio.create_task(app.start(), name="faust-start")
         ending = asyncio.create_task(app.wait_until_stopped(), name="faust-end")
@@ -179,7 +191,7 @@ class WorkerRuntime:
                 (starting.exception() if starting.done() else None) or app.crash_reason or RuntimeError("Faust stopped")
             )
         finally:
-            self.outage = "stopped"
+            self._outage = "stopped"
             with Watchdog(self._stop_timeout_s):
                 await self._lanes.revoke_all()
                 await app.stop()
@@ -187,7 +199,7 @@ class WorkerRuntime:
                 task.cancel()
 
     async def _joined(self) -> None:
-        self.outage = None
+        self._outage = None
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

@@ -19,6 +19,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -48,6 +49,7 @@ from yarl import URL
 from versolog.streams.assignment import Claim, share_out
 from versolog.streams.lanes import Batch, Fetched, Lanes, OutOfRange
 
+CONNECT_TIMEOUT_S = 5.0
 COMMIT_TIMEOUT_S = 2.0
 HEARTBEAT_TIMEOUT_S = 5.0
 LEAVE_PATIENCE_S = 1.0
@@ -158,8 +160,8 @@ class BatchThread(driver.AIOKafkaConsumerThread):
     async def on_start(self) -> None:
         """Connect. A failure is kept for `BatchConsumer.on_started`: mode would crash the app from this thread."""
         try:
-            await super().on_start()
-        except KafkaError as error:
+            await asyncio.wait_for(super().on_start(), CONNECT_TIMEOUT_S)
+        except (KafkaError, TimeoutError) as error:
             self.failure = error
 
     async def on_thread_stop(self) -> None:
@@ -324,6 +326,12 @@ class BatchConsumer(driver.Consumer):
     def release(self, partition: int) -> None:
         self.resume_partitions({TP(self._topic, partition)})
 
+    @property
+    def connected(self) -> bool:
+        """False if the group's coordinator is not known or stopped answering."""
+        coordinator = getattr(self._thread._consumer, "_coordinator", None)
+        return coordinator is not None and coordinator.coordinator_id is not None
+
     async def is_member(self) -> bool:
         return not self.app.rebalancing and await self._thread.is_member()
 
@@ -398,6 +406,27 @@ class BatchConsumer(driver.Consumer):
             tp=tp,
             generation_id=self.app.consumer_generation_id,
         )
+
+
+class Repeats(logging.Filter):
+    """Lets one message of a kind through every `every_s`: without a broker aiokafka writes forty lines a second."""
+
+    def __init__(self, every_s: float) -> None:
+        super().__init__()
+        self._every_s = every_s
+        self._last: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        kind, now = (record.name, str(record.msg)), time.monotonic()
+        if record.levelno < logging.WARNING or now - self._last.get(kind, -self._every_s) >= self._every_s:
+            self._last[kind] = now
+            return True
+        return False
+
+
+AIOKAFKA_REPEATS = Repeats(every_s=10.0)
+for _name in ("aiokafka", "aiokafka.consumer.fetcher", "aiokafka.consumer.group_coordinator"):
+    logging.getLogger(_name).addFilter(AIOKAFKA_REPEATS)
 
 
 class BatchTransport(driver.Transport):
