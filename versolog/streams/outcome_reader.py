@@ -24,7 +24,8 @@ from versolog.streams.sent import Decision
 
 IDLE_S = 10.0
 """So long after the last one stopped waiting a partition is still read, for the next one to be answered at once."""
-POLL_S = 0.1
+POLL_S = 0.02
+"""A partition that is asked for begins to be read after so long at most."""
 RECORDS_AT_ONCE = 200
 FLOORS_TIMEOUT_S = 10.0
 DEAD_MAX = 10_000
@@ -36,12 +37,13 @@ logger = logging.getLogger(__name__)
 
 
 class _Followed:
-    """A partition that is read: since which offset, for how many, and since when for nobody."""
+    """A partition to be read: from which offset, whether it is so already, for how many, and since when for nobody."""
 
-    __slots__ = ("idle_since", "since", "waiting")
+    __slots__ = ("assigned", "idle_since", "since", "waiting")
 
     def __init__(self, since: int) -> None:
         self.since = since
+        self.assigned: int | None = None
         self.waiting = 0
         self.idle_since = 0.0
 
@@ -64,7 +66,6 @@ class OutcomeReader:
         self._expecting = threading.Lock()
         self._changing = threading.Condition()
         self._followed: dict[int, _Followed] = {}
-        self._consumer: Consumer | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
         self.floors = [0] * partitions
@@ -92,8 +93,12 @@ class OutcomeReader:
     def following(self, partition: int, floor: int) -> Iterator[None]:
         """The partition is read from `floor` on, or from before it, while this is entered."""
         with self._changing:
-            followed = self._follow(partition, floor)
+            self._start()
+            followed = self._followed.setdefault(partition, _Followed(floor))
+            # Somebody who sent earlier may wait only now. What is then read twice was decided the first time.
+            followed.since = min(followed.since, floor)
             followed.waiting += 1
+            self._changing.notify_all()
         try:
             yield
         finally:
@@ -125,48 +130,29 @@ class OutcomeReader:
         if self._thread is not None:
             self._thread.join()
 
-    def _follow(self, partition: int, floor: int) -> _Followed:
-        followed = self._followed.get(partition)
-        if followed is not None and followed.since <= floor:
-            return followed
-        consumer = self._started()
-        place = TopicPartition(self._topic, partition, floor)
-        if followed is None:
-            consumer.incremental_assign([place])
-            followed = self._followed[partition] = _Followed(floor)
-            self._changing.notify_all()
-        else:
-            # Somebody who sent earlier waits only now. What is read twice was decided the first time.
-            consumer.incremental_unassign([place])
-            consumer.incremental_assign([place])
-            followed.since = floor
-        return followed
-
-    def _started(self) -> Consumer:
+    def _start(self) -> None:
         if self._closed:
             raise Unavailable("the producer is closed, and reads no outcomes any more")
-        if self._consumer is None:
-            self._consumer = Consumer(
-                {
-                    "fetch.wait.max.ms": 100,
-                    "queued.max.messages.kbytes": 16_384,
-                    **self._kafka,
-                    "group.id": "versolog-outcomes",  # librdkafka wants one; nothing is committed under it
-                    "enable.auto.commit": False,
-                    "enable.auto.offset.store": False,
-                    "isolation.level": "read_committed",
-                    "auto.offset.reset": "error",
-                    "error_cb": self._complain,
-                    "log_level": 0,
-                }
-            )
+        if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="versolog-outcomes", daemon=True)
             self._thread.start()
-        return self._consumer
 
     def _run(self) -> None:
-        consumer = self._consumer
-        assert consumer is not None
+        # Made, asked and closed by this thread alone: a call from another one waits until nobody polls.
+        consumer = Consumer(
+            {
+                "fetch.wait.max.ms": 20,
+                "queued.max.messages.kbytes": 16_384,
+                **self._kafka,
+                "group.id": "versolog-outcomes",  # librdkafka wants one; nothing is committed under it
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "isolation.level": "read_committed",
+                "auto.offset.reset": "error",
+                "error_cb": self._complain,
+                "log_level": 0,
+            }
+        )
         while self._wait_for_work(consumer):
             message = consumer.poll(POLL_S)
             if message is not None:
@@ -176,19 +162,25 @@ class OutcomeReader:
         consumer.close()
 
     def _wait_for_work(self, consumer: Consumer) -> bool:
-        """Wait until a partition is followed. False once closed."""
+        """Wait until a partition is followed, and have those assigned that are. False once closed."""
         with self._changing:
-            self._leave_idle(consumer)
             while not self._followed and not self._closed:
                 self._changing.wait()
+            now = time.monotonic()
+            for partition, followed in list(self._followed.items()):
+                if followed.assigned is not None and not followed.waiting and now - followed.idle_since > IDLE_S:
+                    consumer.incremental_unassign([TopicPartition(self._topic, partition)])
+                    del self._followed[partition]
+                elif followed.assigned != followed.since:
+                    self._assign(consumer, partition, followed)
             return not self._closed
 
-    def _leave_idle(self, consumer: Consumer) -> None:
-        now = time.monotonic()
-        for partition, followed in list(self._followed.items()):
-            if followed.waiting == 0 and now - followed.idle_since > IDLE_S:
-                consumer.incremental_unassign([TopicPartition(self._topic, partition)])
-                del self._followed[partition]
+    def _assign(self, consumer: Consumer, partition: int, followed: _Followed) -> None:
+        place = TopicPartition(self._topic, partition, followed.since)
+        if followed.assigned is not None:
+            consumer.incremental_unassign([place])
+        consumer.incremental_assign([place])
+        followed.assigned = followed.since
 
     def _take(self, message: Message) -> None:
         error = message.error()
