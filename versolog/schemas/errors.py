@@ -137,6 +137,10 @@ REFUSALS: dict[str, type[VersologError]] = {
     "unknown-version": NotFound,
     "unknown-ref": NotFound,
     "ref-exists": Conflict,
+    "merge-conflict": Conflict,
+    "nothing-to-merge": Conflict,
+    "not-merged": Conflict,
+    "parent-needed": Invalid,
 }
 
 

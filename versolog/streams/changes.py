@@ -43,12 +43,15 @@ class Line:
         row = row_at(self._state, self.group, self.levels, table, key)
         return 0 if row is None or row.text is None else row.version
 
+    def settings(self, table: str) -> Document:
+        """What the table was given: a schema, merge functions."""
+        text = self.text(SETTINGS_TABLE, table) if self._has_settings else None
+        return {} if text is None else row_from_text(text)
+
     def schema(self, table: str) -> TableSchema | None:
         """The schema that the table's rows must fit."""
-        if not self._has_settings:
-            return None
-        settings = self.text(SETTINGS_TABLE, table)
-        return None if settings is None else _schema_in(settings)
+        text = self.text(SETTINGS_TABLE, table) if self._has_settings else None
+        return None if text is None else _schema_in(text)
 
     def change(self, requested: Iterable[Record]) -> None:
         """Apply the requested changes in order. Raises the refusal of the first that can't be."""

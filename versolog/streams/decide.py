@@ -246,7 +246,7 @@ def _seal(
         "version": version,
         "branch": branch.name,
         "branch_id": branch.id,
-        "parents": [branch.head] if effect.moves_head and branch.id != version else [],
+        "parents": _parents(effect, branch, version),
         "previous_hash": NO_HASH if ground.head is None else ground.head.hash,
         "transaction_id": transaction["id"],
         "intent_hash": asked.intent_hash,
@@ -275,6 +275,12 @@ def _seal(
         return Sealed(whole, [Piece(whole, body, hash_)], hash_)
     pieces = _cut(whole)
     return Sealed(whole, pieces, pieces[-1].hash)
+
+
+def _parents(effect: Effect, branch: Branch, version: int) -> list[int]:
+    if effect.parents is not None:
+        return list(effect.parents)
+    return [branch.head] if effect.moves_head and branch.id != version else []
 
 
 def _cut(whole: Record) -> list[Piece]:

@@ -11,8 +11,11 @@ from versolog.schemas.documents import from_text, to_bytes
 from versolog.schemas.errors import VersologError, refusal
 from versolog.schemas.limits import check_name
 from versolog.schemas.tables import incompatibility, table_schema
+from versolog.streams import merging
 from versolog.streams.changes import Line
-from versolog.streams.state import SETTINGS_TABLE, Branch, Head, State
+from versolog.streams.graph import is_ancestor
+from versolog.streams.merge import FIELD_FUNCTIONS, ROW_FUNCTIONS
+from versolog.streams.state import MAIN, SETTINGS_TABLE, Branch, Head, State
 from versolog.streams.versions import check_ref_name, diff, resolve, touched
 
 REFS_MAX = 5_000
@@ -40,6 +43,8 @@ class Effect:
     """False for operations on refs: they take a version and belong to no line of commits."""
     branch: Branch | None = None
     """The branch that the commit names, where it is not the one asked for."""
+    parents: tuple[int, ...] | None = None
+    """The commit's parents, where they are not just the head of its branch."""
 
 
 def perform(ground: Ground, operation: Record) -> Effect:
@@ -111,8 +116,8 @@ def _tag(ground: Ground, head: Head, arguments: dict[str, Any]) -> Effect:
             "ref-exists", f"the tag {name!r} names version {found}; say `move` to move it",
             group=group, name=name, expected=0, found=found,
         )  # fmt: skip
-    if found is None and len(state.tags(group)) + len(state.branches(group)) >= REFS_MAX:
-        raise refusal("too-large", f"the group {group!r} has {REFS_MAX:,} branches and tags, the most it can have")
+    if found is None:
+        _refuse_too_many_refs(state, group)
     branch = state.branch_by_id(group, at.branch_id)
     return Effect([_ref("tag", name, at.version)], moves_head=False, branch=branch)
 
@@ -124,15 +129,103 @@ def _delete_tag(ground: Ground, head: Head, arguments: dict[str, Any]) -> Effect
     return Effect([_ref("tag", name, None)], moves_head=False)
 
 
+def _create_branch(ground: Ground, head: Head, arguments: dict[str, Any]) -> Effect:
+    """Begin a line of commits at a version: nothing is copied, reads fall through to where it began."""
+    name = check_ref_name("branch", arguments["name"] or "")
+    state, group = ground.state, ground.group
+    if state.branch(group, name) is not None or state.tag(group, name) is not None:
+        raise refusal("ref-exists", f"{name!r} is taken in {group!r}; choose another name", group=group, name=name)
+    _refuse_too_many_refs(state, group)
+    at = resolve(state, group, arguments["from"], None if arguments["from"] else ground.branch_name)
+    branch = Branch(head.version + 1, name, at.version, at.branch_id, at.version, live=True)
+    return Effect([_ref("branch", name, at.version, at.branch_id)], moves_head=False, branch=branch)
+
+
+def _delete_branch(ground: Ground, head: Head, arguments: dict[str, Any]) -> Effect:
+    """Take a branch's name away. Its commits stay, and can be read by version."""
+    name = check_ref_name("branch", arguments["name"] or "")
+    state, group = ground.state, ground.group
+    branch = state.branch(group, name)
+    if branch is None:
+        raise refusal("unknown-branch", f"the group {group!r} has no branch {name!r}", group=group, branch=name)
+    if name == MAIN:
+        raise refusal("invalid", f"{MAIN!r} can't be deleted; drop-group takes the whole group away", branch=name)
+    others = (other.head for other in state.branches(group) if other.name != name)
+    if not arguments["force"] and not any(is_ancestor(state, group, branch.head, other) for other in others):
+        raise refusal(
+            "not-merged", f"{name!r} has commits that no other branch has: merge it, or say `force`",
+            group=group, branch=name, head=branch.head,
+        )  # fmt: skip
+    return Effect([_ref("branch", name, None)], moves_head=False, branch=branch)
+
+
+def _merge(ground: Ground, head: Head, arguments: dict[str, Any]) -> Effect:
+    """Bring what another branch, tag or version has onto this branch."""
+    branch = _branch(ground)
+    if arguments["source"] is None:
+        raise refusal("invalid", "merge needs `source`: the branch, tag or version to merge", field="source")
+    ours = resolve(ground.state, ground.group, branch.name)
+    no_ff, settling = bool(arguments["no_ff"]), merging.read_settling(arguments)
+    parents = merging.merge(ground.state, ground.line, ours, arguments["source"], no_ff=no_ff, settling=settling)
+    return Effect(parents=parents)
+
+
+def _revert(ground: Ground, head: Head, arguments: dict[str, Any]) -> Effect:
+    """Undo commits by a new one."""
+    _branch(ground)
+    versions, settling = _versions(arguments), merging.read_settling(arguments)
+    merging.revert(ground.state, ground.line, ground.group, versions, arguments["parent"], settling)
+    return Effect()
+
+
+def _cherry_pick(ground: Ground, head: Head, arguments: dict[str, Any]) -> Effect:
+    """Do again here what commits of another branch did."""
+    _branch(ground)
+    versions, settling = _versions(arguments), merging.read_settling(arguments)
+    merging.cherry_pick(ground.state, ground.line, ground.group, versions, arguments["parent"], settling)
+    return Effect()
+
+
+def _versions(arguments: dict[str, Any]) -> list[int]:
+    versions = arguments["versions"] or []
+    if not versions or not all(isinstance(version, int) and not isinstance(version, bool) for version in versions):
+        raise refusal("invalid", "`versions` is a list of the commits' versions, at least one", field="versions")
+    return versions
+
+
+def _set_merge(ground: Ground, head: Head, arguments: dict[str, Any]) -> Effect:
+    """Say how conflicts in a table are settled before anyone is asked: a function for rows, and for fields by path."""
+    _branch(ground)
+    table = _table(arguments)
+    row, fields = arguments["row"], arguments["fields"] or {}
+    if row is not None and row not in ROW_FUNCTIONS:
+        raise refusal("invalid", f"{row!r} is not one of {', '.join(ROW_FUNCTIONS)}", field="row")
+    for path, function in fields.items():
+        if function not in FIELD_FUNCTIONS or not path:
+            raise refusal(
+                "invalid", f"{path!r}: {function!r} is not one of {', '.join(FIELD_FUNCTIONS)}", field="fields"
+            )
+    settings = ground.line.settings(table)
+    settings.pop("merge", None)
+    rules = ({"row": row} if row is not None else {}) | ({"fields": fields} if fields else {})
+    settings |= {"merge": rules} if rules else {}
+    ground.line.changed[SETTINGS_TABLE, table] = to_bytes(settings) if settings else None
+    return Effect()
+
+
+def _table(arguments: dict[str, Any]) -> str:
+    table = arguments["table"]
+    if table is None or not table or table.startswith("$"):
+        raise refusal("invalid", "the name of a table is needed, and not of a system table", field="table")
+    return check_name("table", str(table))
+
+
 def _set_schema(ground: Ground, head: Head, arguments: dict[str, Any]) -> Effect:
     """Give a table the Avro schema that rows written from now on must fit; null takes it away."""
     _branch(ground)
-    table, definition = arguments["table"], arguments["schema"]
-    if table is None or not table or table.startswith("$"):
-        raise refusal("invalid", "set-schema needs the name of a table", field="table")
-    check_name("table", table)
+    table, definition = _table(arguments), arguments["schema"]
     previous = ground.line.schema(table)
-    settings: dict[str, Any] = from_text(ground.line.text(SETTINGS_TABLE, table) or b"{}")
+    settings = ground.line.settings(table)
     settings.pop("schema", None)
     if definition is not None:
         schema = table_schema(to_bytes(definition))
@@ -155,6 +248,11 @@ def _drop_group(ground: Ground, head: Head, arguments: dict[str, Any]) -> Effect
     return Effect(refs, moves_head=False, branch=branch)
 
 
+def _refuse_too_many_refs(state: State, group: str) -> None:
+    if len(state.tags(group)) + len(state.branches(group)) >= REFS_MAX:
+        raise refusal("too-large", f"the group {group!r} has {REFS_MAX:,} branches and tags, the most it can have")
+
+
 def _ref(kind: str, name: str, version: int | None, parent: int | None = None) -> Record:
     return {"kind": kind, "name": name, "version": version, "parent": parent}
 
@@ -166,4 +264,10 @@ _KINDS: dict[str, tuple[_Perform, dict[str, type]]] = {
     "delete-tag": (_delete_tag, {"name": str}),
     "set-schema": (_set_schema, {"table": str, "schema": dict}),
     "drop-group": (_drop_group, {}),
+    "create-branch": (_create_branch, {"name": str, "from": str}),
+    "delete-branch": (_delete_branch, {"name": str, "force": bool}),
+    "merge": (_merge, {"source": str, "no_ff": bool, "policy": str, "resolutions": list}),
+    "revert": (_revert, {"versions": list, "parent": int, "policy": str, "resolutions": list}),
+    "cherry-pick": (_cherry_pick, {"versions": list, "parent": int, "policy": str, "resolutions": list}),
+    "set-merge": (_set_merge, {"table": str, "row": str, "fields": dict}),
 }
