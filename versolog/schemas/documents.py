@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, NoReturn
 
 import orjson
@@ -114,8 +114,16 @@ def _exact_int(digits: str) -> int:
 
 
 def _exact_float(digits: str) -> float:
-    number, exact = float(digits), Decimal(digits)
-    if (len(exact.as_tuple().digits) > 17 and Decimal(repr(number)) != exact) or (number == 0.0 and exact != 0):
+    number = float(digits)
+    try:
+        exact = Decimal(digits)
+    except InvalidOperation:  # an exponent of twenty digits
+        exact = Decimal("NaN")
+    if number == 0.0:
+        keeps = exact == 0
+    else:
+        keeps = len(exact.as_tuple().digits) <= 17 or exact in (Decimal(number), Decimal(repr(number)))
+    if not keeps:
         raise Malformed(f"the number {digits[:64]} doesn't fit a double; write it as a string to keep every digit")
     return number
 
