@@ -30,6 +30,9 @@ class Settings(BaseSettings):
     http_host: str = Field("127.0.0.1", description="The address that HTTP binds to.")
     http_port: int = Field(8080, ge=0, le=65_535, description="0 takes a free one.")
     advertised_url: str | None = Field(None, description="Where other workers reach this one, if not as it binds.")
+    session_timeout_s: float = Field(
+        10.0, ge=1, description="A worker that is silent for so long loses its partitions. The same for all workers."
+    )
     keep_transactions_days: float = Field(
         7.0, gt=0, description="Decided transactions older than this are deleted from `transactions`."
     )
