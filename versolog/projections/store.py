@@ -310,6 +310,10 @@ class Store:
         for key, value in self._rocks.starting(layout.REFS, b"h"):
             yield keys.read_text(key, 1)[0], layout.read_head(value).head
 
+    def stored(self, family: str, key: bytes) -> bytes | None:
+        """What stands under a key of `layout`, past all caches: for who compares it with what should be there."""
+        return self._rocks.get(family, key)
+
     def disk_bytes(self) -> int:
         """What the store's files take."""
         return sum(file.stat().st_size for file in self.path.iterdir() if file.is_file())
