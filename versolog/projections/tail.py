@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka._model import IsolationLevel
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
@@ -42,11 +42,12 @@ class Tail:
         self._topics, self._codec = topics, codec
 
     def starts(self) -> list[TopicPartition]:
-        """Where to read from."""
+        """Where to read from. The log is kept from offset 0 on; to ask for its beginning instead costs half a second,
+        in which the client waits to ask the broker where that is."""
         number = self.store.partition
         return [
-            TopicPartition(self._topics.commits, number, self.store.next_commit_offset or OFFSET_BEGINNING),
-            TopicPartition(self._topics.outcomes, number, self.store.next_outcome_offset or OFFSET_BEGINNING),
+            TopicPartition(self._topics.commits, number, self.store.next_commit_offset),
+            TopicPartition(self._topics.outcomes, number, self.store.next_outcome_offset),
         ]
 
     def fold(self, messages: Sequence[Message]) -> list[bytes]:
