@@ -408,11 +408,12 @@ def _moment(text: str | None) -> int | None:
 
 @contextmanager
 def _at(where: str) -> Iterator[None]:
-    """Errors raised inside get a JSON pointer below `where` for their field."""
+    """Errors raised inside get a JSON pointer for their field: `where`, and below it the field they name."""
     try:
         yield
     except VersologError as error:
-        error.facts["field"] = where + str(error.facts.get("field", "")).removeprefix("/")
+        field = str(error.facts.get("field", ""))
+        error.facts["field"] = field if field.startswith("/") else f"{where}{field}"
         raise
 
 
