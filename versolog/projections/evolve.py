@@ -47,9 +47,9 @@ class Target(Protocol):
         """Make the fold's batch, and with it what the fold holds, the state of the store."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Families:
-    """Handles of the column families that a batch writes to."""
+    """Handles of the column families that a batch writes to; they keep the database open."""
 
     rows: Any
     latest: Any
@@ -57,6 +57,10 @@ class Families:
     refs: Any
     transactions: Any
     meta: Any
+
+    def clear(self) -> None:
+        """Let go of the database."""
+        self.rows = self.latest = self.commits = self.refs = self.transactions = self.meta = None
 
 
 class _Line:

@@ -27,9 +27,9 @@ from versolog.projections import keys, layout
 from versolog.projections.evolve import Batch, Families
 from versolog.schemas.errors import BrokenLog, Misconfigured, Unavailable, VersologError
 
-Cursor = RdictIter
-
 MIB = 1024 * 1024
+NEAR_MAX = 4
+"""Steps to try before a seek, which costs as much as five of them."""
 REOPEN_TIMEOUT_S = 5.0
 """How long to wait for reads of a store that this process has just closed to let go of it."""
 
@@ -67,19 +67,25 @@ class Rocks:
         self.closed = False
         self._root = _open(path, memory, read_only)
         self._families = {name: self._root.get_column_family(name) for name in layout.FAMILIES}
+        handle = self._root.get_column_family_handle
+        self.handles = Families(**{name: handle(name) for name in layout.FAMILIES})
+        """The families, for a batch. They would keep the directory locked, so `close` takes them out of here."""
 
     def close(self) -> None:
-        """Let go of the directory, once reads under way have noticed."""
+        """Let go of the directory, once reads under way have noticed. Closing again is harmless."""
+        if self.closed:
+            return
         self.closed = True
         for family in (*self._families.values(), self._root):
             family.close()
+        self.handles.clear()
 
     def get(self, family: str, key: bytes) -> bytes | None:
         """The value under `key`."""
         try:
             value: bytes | None = self._families[family].get(key)
         except Exception as error:
-            raise self._failed(error) from error
+            raise self.failure(error) from error
         return value
 
     def get_all(self, family: str, wanted: list[bytes]) -> list[bytes | None]:
@@ -87,7 +93,7 @@ class Rocks:
         try:
             values: Any = self._families[family].get(cast(list[Any], wanted))
         except Exception as error:
-            raise self._failed(error) from error
+            raise self.failure(error) from error
         return cast(list[bytes | None], values)
 
     def first(self, family: str, lower: bytes, upper: bytes) -> tuple[bytes, bytes] | None:
@@ -101,25 +107,28 @@ class Rocks:
     def between(self, family: str, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, bytes]]:
         """The entries in [lower, upper) as of when the first is asked for."""
         try:
-            for entry in self._families[family].items(from_key=lower, read_opt=_bounded(upper)):
+            bounds = _bounded(upper)  # kept in this name: see there
+            found = self._families[family].iter(bounds)
+            found.seek(lower)
+            # Not `items`, which takes a damaged block for the end; 0.33 µs an entry instead of 0.25.
+            valid, key, value, step = found.valid, found.key, found.value, found.next
+            while valid():
+                yield key(), value()
                 if self.closed:
                     raise DbClosedError
-                yield cast(tuple[bytes, bytes], entry)
+                step()
+            found.status()
         except Exception as error:
-            raise self._failed(error) from error
+            raise self.failure(error) from error
 
     def cursor(self, family: str, upper: bytes) -> Cursor:
-        """To go back and forth below `upper`. Keep `upper` as long as the cursor: RocksDB reads it where it lies."""
-        return self._families[family].iter(_bounded(upper))
+        """To look up keys in order, below `upper`."""
+        bounds = _bounded(upper)
+        return Cursor(self, self._families[family].iter(bounds), bounds)
 
     def batch(self) -> WriteBatch:
         """An empty batch."""
         return WriteBatch(raw_mode=True)
-
-    def handles(self) -> Families:
-        """The families for a batch. They keep the database open, so they are not kept here."""
-        handle = self._root.get_column_family_handle
-        return Families(**{name: handle(name) for name in layout.FAMILIES})
 
     def write(self, batch: Batch) -> None:
         """Make what is in `batch` (one of `batch`) visible and kept, all of it or nothing."""
@@ -127,22 +136,31 @@ class Rocks:
         try:
             self._root.write(batch)
         except Exception as error:
-            raise self._failed(error) from error
+            raise self.failure(error) from error
 
     def put(self, family: str, key: bytes, value: bytes) -> None:
         """Write one value."""
         batch = self.batch()
-        batch.put(key, value, self._root.get_column_family_handle(family))
+        batch.put(key, value, getattr(self.handles, family))
         self.write(batch)
+
+    def flush(self) -> None:
+        """Put what is written into files, so that opening again has no log of writes to read."""
+        try:
+            for family in self._families.values():
+                family.flush()
+        except Exception as error:
+            raise self.failure(error) from error
 
     def copy_to(self, path: Path) -> None:
         """Make a copy as of now in the new directory `path`."""
         try:
             Checkpoint(self._root).create_checkpoint(str(path))
         except Exception as error:
-            raise self._failed(error) from error
+            raise self.failure(error) from error
 
-    def _failed(self, error: Exception) -> VersologError:
+    def failure(self, error: Exception) -> VersologError:
+        """What a failure of the database means to who asked it."""
         if isinstance(error, VersologError):
             return error
         if isinstance(error, DbClosedError) or self.closed:
@@ -150,6 +168,31 @@ class Rocks:
         if str(error).startswith("Corruption"):
             return unusable(self.path, f"it is damaged: {error}", "damaged")
         return Unavailable(f"the store in {self.path} failed: {error}", code="store-failed", path=str(self.path))
+
+
+class Cursor:
+    """Goes forward through a range: to near keys by steps, to far ones by seeks."""
+
+    def __init__(self, rocks: Rocks, entries: RdictIter, bounds: ReadOptions) -> None:
+        self._rocks = rocks
+        self._entries = entries
+        self._bounds = bounds
+
+    def at_or_after(self, wanted: bytes) -> tuple[bytes, bytes] | None:
+        """The first entry from `wanted` on, which may not be before the one wanted last."""
+        entries, steps = self._entries, NEAR_MAX
+        try:
+            while steps and entries.valid() and entries.key() < wanted:
+                entries.next()
+                steps -= 1
+            if not steps or not entries.valid():
+                entries.seek(wanted)
+            if entries.valid():
+                return entries.key(), entries.value()
+            entries.status()
+        except Exception as error:
+            raise self._rocks.failure(error) from error
+        return None
 
 
 def _open(path: Path, memory: Memory, read_only: bool) -> Rdict:
@@ -195,7 +238,10 @@ def unusable(path: Path, why: str, reason: str) -> StoreUnusable:
 
 
 def _bounded(upper: bytes) -> ReadOptions:
-    """Ends an iteration at `upper`, so that nothing beyond it is read to find out that it's not wanted."""
+    """Ends an iteration at `upper`, so that nothing beyond it is read to find out that it's not wanted.
+
+    Keep the options as long as the iterator: rocksdict 0.3.29 does not, and RocksDB then compares with freed memory.
+    """
     options = ReadOptions()
     options.set_iterate_upper_bound(upper)
     return options

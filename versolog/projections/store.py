@@ -16,7 +16,7 @@ from versolog.projections.evolve import Fold
 from versolog.projections.headings import Headings
 from versolog.projections.layout import Entry, GroupState, Pending, Piece
 from versolog.projections.recent import Recent
-from versolog.projections.rocks import Memory, Rocks, unusable
+from versolog.projections.rocks import Cursor, Memory, Rocks, unusable
 from versolog.schemas import codec as avro
 from versolog.schemas.codec import Codec, Record
 from versolog.schemas.errors import Malformed, Misconfigured
@@ -24,8 +24,6 @@ from versolog.streams.state import Branch, Head, Level, Row, Step
 
 GROUPS_CACHED_MAX = 16_384
 BRANCHES_CACHED_MAX = 16_384
-NEAR_MAX = 4
-"""Steps to try before a seek, which costs as much as five of them."""
 
 _COMMIT = avro.schema("Commit")
 _CHECKPOINT = avro.schema("Checkpoint")
@@ -229,14 +227,16 @@ class Store:
         """
         prefix = layout.row_prefix(group, level.branch, table)
         size, upto = len(prefix), level.upto
-        past: _Past | None = None
+        past: Cursor | None = None
         for key, value in self._rocks.between(layout.LATEST, prefix + lower, prefix + upper):
-            row: Row | None = layout.read_latest(value)
-            if row is not None and row.version > upto:
-                past = past or _Past(self._rocks, prefix + upper)
-                row = past.row(key, upto)
-            if row is not None:
-                yield key[size:], row
+            row = layout.read_latest(value)
+            if row.version > upto:
+                past = past or self._rocks.cursor(layout.ROWS, prefix + upper)
+                found = past.at_or_after(key + keys.descending(upto))
+                if found is None or found[0][:-8] != key:
+                    continue  # it came later
+                row = layout.read_row(keys.read_descending(found[0], len(key)), found[1])
+            yield key[size:], row
 
     def versions(self, group: str, level: Level, table: str, key: str) -> Iterator[Row]:
         """What one level did to a row, the newest first: as many steps as there were changes."""
@@ -324,7 +324,7 @@ class Store:
         """A write in the making; one at a time."""
         if self.read_only:
             raise Misconfigured(f"the store in {self.path} was opened for reading only", path=str(self.path))
-        return Fold(self, self._rocks.batch(), self._rocks.handles())
+        return Fold(self, self._rocks.batch(), self._rocks.handles)
 
     def checkpoint_to(self, path: Path) -> None:
         """Make a copy as of now in the new directory `path`; on the same file system it shares the files."""
@@ -395,32 +395,6 @@ class Store:
         if found is None:
             return None
         return layout.read_row(keys.read_descending(found[0], len(place)), found[1])
-
-
-class _Past:
-    """Walks the old states of rows whose keys come in order."""
-
-    def __init__(self, rocks: Rocks, upper: bytes) -> None:
-        self._upper = upper  # kept for the cursor
-        self._cursor = rocks.cursor(layout.ROWS, upper)
-        self._stands = False
-
-    def row(self, key: bytes, upto: int) -> Row | None:
-        """The row under `key` as of version `upto`."""
-        cursor, wanted = self._cursor, key + keys.descending(upto)
-        near = NEAR_MAX if self._stands else 0
-        while near and cursor.valid() and cursor.key() < wanted:
-            cursor.next()
-            near -= 1
-        if not near:
-            cursor.seek(wanted)
-        self._stands = cursor.valid()
-        if not self._stands:
-            return None
-        place = cursor.key()
-        if place[:-8] != key:
-            return None
-        return layout.read_row(keys.read_descending(place, len(key)), cursor.value())
 
 
 class _KeptSchemas:

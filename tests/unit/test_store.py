@@ -1,0 +1,428 @@
+"""Folding: what follows is taken, what is known is passed over, all else stops. Keeping: what a directory may be."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.scribe import START_MS, Scribe, Written, codec, fold, ref
+from versolog.projections.rocks import Memory, StoreLocked, StoreUnusable
+from versolog.projections.store import Store
+from versolog.projections.views import View
+from versolog.schemas.codec import encode, schema
+from versolog.schemas.errors import BrokenLog, Malformed, Misconfigured, Unavailable
+from versolog.streams.state import Head, Level, Row
+from versolog.streams.versions import At
+
+ROW = '{"n":1}'
+CHECKPOINT = {"next_offset": 7, "clock": START_MS, "undecided": [], "sequence_offset": None, "votes_offset": 0}
+
+Open = Callable[..., Store]
+
+
+@pytest.fixture
+def open_store(tmp_path: Path) -> Iterator[Open]:
+    opened: list[Store] = []
+
+    def open_(name: str = "store", **settings: object) -> Store:
+        store = Store.open(tmp_path / name, **{"partition": 0, "codec": codec(), "identity": "log", **settings})  # type: ignore[arg-type]
+        opened.append(store)
+        return store
+
+    yield open_
+    for store in opened:
+        store.close()
+
+
+def changed(record: Written, **fields: object) -> Written:
+    return record._replace(record={**record.record, **fields})
+
+
+# Folding
+
+
+def test_nothing_is_visible_before_the_write(open_store: Open) -> None:
+    store, scribe = open_store(), Scribe()
+    making = store.fold()
+    for written in scribe.write("g", {("t", "a"): ROW}):
+        assert making.commit(offset=written.offset, value=written.value, record=written.record, hash=written.hash)
+    making.outcome(b"outcome", "tx-0")
+    making.offsets(commits=1, outcomes=5)
+    making.checkpoint(CHECKPOINT)
+    assert store.head("g") is None
+    assert store.outcome("tx-0") is None
+    assert store.checkpoint is None
+    making.write()
+    assert store.head("g") == Head(1, written.hash, START_MS + 1, 0)
+    assert store.outcomes(["tx-0", "tx-1"]) == [b"outcome", None]
+    assert (store.next_commit_offset, store.next_outcome_offset, store.checkpoint) == (1, 5, CHECKPOINT)
+
+
+def test_all_of_it_is_there_after_opening_again(open_store: Open) -> None:
+    store, scribe = open_store(), Scribe()
+    scribe.write("g", {("t", "a"): ROW, ("$tables", "t"): "{}"})
+    scribe.refs("g", ref("tag", "v1", 1))
+    fold(store, scribe.records)
+    making = store.fold()
+    making.outcome(b"outcome", "tx-0")
+    making.offsets(outcomes=9)
+    making.checkpoint(CHECKPOINT)
+    making.write()
+    store.close()
+    again = open_store()
+    assert again.head("g") == Head(2, scribe.records[-1].hash, START_MS + 2, 1)
+    assert again.tags("g") == {"v1": 1}
+    assert again.row("g", Level(1, 2), "t", "a") == Row(1, START_MS + 1, ROW.encode())
+    assert again.outcome("tx-0") == b"outcome"
+    assert (again.next_commit_offset, again.next_outcome_offset, again.checkpoint) == (3, 9, CHECKPOINT)
+
+
+def test_a_process_that_is_killed_loses_nothing(tmp_path: Path, open_store: Open) -> None:
+    program = """
+import os, sys
+from pathlib import Path
+from tests.scribe import Scribe, codec, fold
+from versolog.projections.store import Store
+store, scribe = Store.open(Path(sys.argv[1]), partition=0, codec=codec(), identity="log"), Scribe()
+for number in range(300):
+    scribe.write("g", {("t", f"k{number}"): '{"n":1}'})
+    fold(store, scribe.records[-1:])
+print("written", flush=True)
+os.kill(os.getpid(), 9)
+"""
+    run = subprocess.run([sys.executable, "-c", program, str(tmp_path / "store")], capture_output=True, check=False)
+    assert run.stdout == b"written\n", run.stderr.decode()
+    assert run.returncode == -9
+    store = open_store()
+    head = store.head("g")
+    assert head is not None
+    assert head.version == 300
+    assert len(View(store).scan(At("g", "main", 1, 300), "t", limit=1_000).rows) == 300
+
+
+def test_the_first_outcome_of_an_id_stays(open_store: Open) -> None:
+    store = open_store()
+    for bodies in (("first", "second"), ("third",)):
+        making = store.fold()
+        for body in bodies:
+            making.outcome(body.encode(), "tx")
+        making.write()
+    assert store.outcome("tx") == b"first"
+
+
+def test_offsets_never_go_back(open_store: Open) -> None:
+    store = open_store()
+    for offset in (5, 3):
+        making = store.fold()
+        making.offsets(commits=offset)
+        making.write()
+    assert store.next_commit_offset == 5
+
+
+def test_known_commits_are_passed_over(open_store: Open) -> None:
+    store, scribe = open_store(), Scribe()
+    for number in range(3):
+        scribe.write("g", {("t", "a"): f'{{"n":{number}}}'}, pieces=1 + number)
+    assert fold(store, scribe.records * 2) == [True] * 6 + [False] * 6
+    assert fold(store, scribe.records) == [False] * 6
+    assert store.row("g", Level(1, 3), "t", "a") == Row(3, START_MS + 3, b'{"n":2}')
+
+
+@pytest.mark.parametrize("in_one_write", [True, False])
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        ({"version": 4}, "version is 4, 3 was expected"),
+        ({"previous_hash": bytes(32)}, "previous_hash is 0000"),
+        ({"committed_at": START_MS + 1}, f"committed_at is {START_MS + 1}, at least {START_MS + 2} was expected"),
+        ({"transaction_offset": 1}, "transaction_offset is 1, at least 2 was expected"),
+        ({"piece": 2, "pieces": 2}, "piece is 2, 1 was expected"),
+    ],
+)
+def test_a_commit_that_does_not_follow_stops_the_fold(
+    open_store: Open, in_one_write: bool, fields: dict[str, object], names: str
+) -> None:
+    store, scribe = open_store(), Scribe()
+    for _ in range(3):
+        scribe.write("g", {("t", "a"): ROW})
+    *known, last = scribe.records
+    wrong = changed(last, **fields)
+    if not in_one_write:
+        fold(store, known)
+    with pytest.raises(BrokenLog, match=names) as raised:
+        fold(store, [*known, wrong] if in_one_write else [wrong])
+    facts = raised.value.facts
+    assert (facts["partition"], facts["offset"], facts["group"]) == (0, last.offset, "g")
+    assert facts["version"] == wrong.record["version"]
+    assert facts["expected"]["version"] == 3
+    head = store.head("g")
+    assert (head.version if head else 0) == (0 if in_one_write else 2)
+    fold(store, scribe.records)
+    assert store.step("g", 3) is not None
+
+
+@pytest.mark.parametrize("change", [{"hash": b"x" * 32}, {"offset": 99}])
+def test_another_commit_of_a_known_version_stops_the_fold(open_store: Open, change: dict[str, object]) -> None:
+    store, scribe = open_store(), Scribe()
+    (written,) = scribe.write("g", {("t", "a"): ROW})
+    fold(store, [written])
+    with pytest.raises(BrokenLog, match="that version is known, and another one, at offset 0"):
+        fold(store, [written._replace(**change)])
+
+
+def test_a_commit_in_pieces_is_seen_with_its_last(open_store: Open) -> None:
+    store, scribe = open_store(), Scribe()
+    scribe.write("g", {("t", "a"): ROW, ("t", "b"): ROW})
+    scribe.write("g", {("t", key): None for key in "abcd"}, pieces=3, schemas=[])
+    fold(store, scribe.records[:3])
+    view = View(store)
+    assert [key for key, _ in view.scan(view.resolve("g"), "t", limit=9).rows] == ["a", "b"]
+    assert store.step("g", 2) is None
+    store.close()
+    store = open_store()
+    with pytest.raises(BrokenLog, match="piece is 4, 3 was expected"):
+        fold(store, [changed(scribe.records[3], piece=4)])
+    with pytest.raises(BrokenLog, match="that version is known"):
+        fold(store, [changed(scribe.records[3], piece=2)])
+    assert fold(store, scribe.records[2:]) == [False, True]
+    view = View(store)
+    assert view.scan(view.resolve("g"), "t", limit=9).rows == []
+    whole = store.commit("g", 2)
+    assert whole is not None
+    assert sorted(change["key"] for change in whole["changes"]) == ["a", "b", "c", "d"]
+    entry = store.commit_entry("g", 2)
+    assert entry is not None
+    assert [(piece.offset, piece.hash, piece.value) for piece in entry.pieces] == [
+        (written.offset, written.hash, written.value) for written in scribe.records[1:]
+    ]
+    assert (entry.hash, entry.offset) == (scribe.records[-1].hash, scribe.records[1].offset)
+
+
+def test_a_large_commit_reads_back_whole(open_store: Open) -> None:
+    store, scribe = open_store(), Scribe()
+    (written,) = scribe.write("g", {("t", "a"): '{"s":"' + "x" * 100_000 + '"}'})
+    fold(store, [written])
+    assert store.commit("g", 1) == written.record
+    heading = store.heading("g", 1)
+    assert heading is not None
+    assert heading == {name: written.record[name] for name in heading}
+    assert list(heading)[-1] == "arguments"
+
+
+def test_heads_are_kept_at_hand_and_never_stale(open_store: Open) -> None:
+    """Readers that miss what is at hand race with the writer; none may leave an old head behind."""
+    store, scribe = open_store(), Scribe()
+    for _ in range(400):
+        scribe.write("g", {("t", "a"): ROW})
+    stop, falls = threading.Event(), []
+
+    def read() -> None:
+        last = 0
+        while not stop.is_set():
+            head, branch = store.head("g"), store.branch("g", "main")
+            versions = (head.version if head else 0, branch.head if branch else 0)
+            if versions[0] < last or versions[1] < versions[0]:
+                falls.append((last, versions))
+            last = versions[0]
+            store._groups._values.clear()
+            store._branches._values.clear()
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    for written in scribe.records:
+        fold(store, [written])
+    stop.set()
+    for reader in readers:
+        reader.join()
+    assert falls == []
+    assert store.group_state("g") == open_store_state(store)
+
+
+def open_store_state(store: Store) -> object:
+    """What the database itself says."""
+    store._groups._values.clear()
+    return store.group_state("g")
+
+
+def test_scans_at_a_version_are_the_same_while_others_write(open_store: Open) -> None:
+    store, scribe = open_store(), Scribe()
+    for number in range(60):
+        scribe.write("g", {("t", f"k{key:03}"): f'{{"n":{number}}}' for key in range(number % 7, 200, 7)})
+    fold(store, scribe.records)
+    view = View(store)
+    at = view.resolve("g", "31")
+    expected = view.scan(at, "t", limit=1_000).rows
+    assert len(expected) == 200
+    for number in range(1_500):
+        scribe.write("g", {("t", f"k{number % 250:03}"): None if number % 3 else ROW})
+
+    def write() -> None:
+        for start in range(60, len(scribe.records), 10):
+            fold(store, scribe.records[start : start + 10])
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    rounds = 0
+    while writer.is_alive() or rounds < 3:
+        rounds += 1
+        rows, after = [], None
+        while True:
+            page = view.scan(at, "t", limit=17, after=after)
+            rows += page.rows
+            if (after := page.cursor) is None:
+                break
+        assert rows == expected
+    writer.join()
+
+
+# The directory
+
+
+def test_a_store_is_of_one_log_one_partition_and_one_format(open_store: Open, tmp_path: Path) -> None:
+    open_store().close()
+    for settings in ({"identity": "another"}, {"partition": 1}):
+        with pytest.raises(StoreUnusable, match=r"is of another (log|partition).*remove the directory") as raised:
+            open_store(**settings)
+        assert raised.value.facts["path"] == str(tmp_path / "store")
+    store = open_store(identity=None, partition=None)
+    assert (store.identity, store.partition) == ("log", 0)
+    store._rocks.put("meta", b"format", b"0")
+    store.close()
+    with pytest.raises(StoreUnusable, match="of another format"):
+        open_store()
+
+
+def test_a_store_has_one_process(open_store: Open, tmp_path: Path) -> None:
+    store = open_store()
+    program = (
+        "import sys; from pathlib import Path; from versolog.projections.store import Store; "
+        "Store.open(Path(sys.argv[1]), partition=0)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program, str(store.path)], capture_output=True, text=True, check=False, cwd=Path.cwd()
+    )
+    assert "StoreLocked: another process has the store in" in run.stderr
+    reader = open_store(read_only=True)
+    assert reader.identity == "log"
+
+
+def test_a_store_can_be_opened_again_although_a_scan_was_left_standing(open_store: Open) -> None:
+    store, scribe = open_store(), Scribe()
+    scribe.write("g", {("t", key): ROW for key in "abc"})
+    fold(store, scribe.records)
+    scan = store.scan("g", Level(1, 1), "t", b"", b"\xff")
+    assert next(scan)[1].version == 1
+    store.close()
+    with pytest.raises(Unavailable, match="closed meanwhile"):
+        next(scan)
+    with pytest.raises(Unavailable, match="closed meanwhile"):
+        store.row("g", Level(1, 1), "t", "a")
+    again = open_store()
+    assert again.row("g", Level(1, 1), "t", "a") is not None
+
+
+def test_this_process_may_not_have_it_twice(open_store: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("versolog.projections.rocks.REOPEN_TIMEOUT_S", 0.05)
+    open_store()
+    with pytest.raises(StoreLocked, match="this process has"):
+        open_store()
+
+
+@pytest.mark.parametrize("file", ["CURRENT", "MANIFEST*", "*.sst"])
+def test_a_damaged_store_says_what_to_do(open_store: Open, file: str) -> None:
+    store, scribe = open_store(), Scribe()
+    scribe.write("g", {("t", "a"): ROW})
+    fold(store, scribe.records)
+    store._rocks.flush()
+    store.close()
+    damaged = next(store.path.glob(file))
+    if file == "*.sst":
+        damaged.unlink()
+    else:
+        damaged.write_bytes(b"garbage")
+    with pytest.raises(StoreUnusable, match="remove the directory"):
+        open_store()
+
+
+def test_a_changed_byte_is_not_read_as_if_nothing_was(open_store: Open) -> None:
+    store, scribe = open_store(), Scribe()
+    scribe.write("g", {("flights", f"k{number}"): ROW for number in range(100)})
+    fold(store, scribe.records)
+    store._rocks.flush()
+    store.close()
+    for file in store.path.glob("*.sst"):
+        content = bytearray(file.read_bytes())
+        if b"flights" in content:
+            content[content.index(b"flights")] ^= 0xFF
+            file.write_bytes(content)
+    store = open_store()
+    with pytest.raises(StoreUnusable, match="damaged"):
+        store.row("g", Level(1, 1), "flights", "k5")
+    with pytest.raises(StoreUnusable, match="damaged"):
+        list(store.scan("g", Level(1, 1), "flights", b"", b"\xff"))
+
+
+def test_a_directory_that_can_not_hold_a_store_is_refused(open_store: Open, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(Misconfigured, match="no store can be made"):
+        open_store("file")
+    with pytest.raises(Misconfigured, match="there is no store"):
+        open_store("nowhere", read_only=True)
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_store_for_reading_stands_alone(open_store: Open) -> None:
+    store, scribe = open_store(), Scribe()
+    (written,) = scribe.write("g", {("t", "a"): ROW})
+    fold(store, [written])
+    store.close()
+    reader = open_store(read_only=True, codec=None)
+    assert reader.commit("g", 1) == written.record
+    assert View(reader).row(At("g", "main", 1, 1), "t", "a") == Row(1, START_MS + 1, ROW.encode())
+    with pytest.raises(Misconfigured, match="reading only"):
+        reader.fold()
+    with pytest.raises(Misconfigured, match="without a registry"):
+        reader.codec.id_of(schema("Commit"))
+    with pytest.raises(Malformed, match="keeps no schema with id 9"):
+        reader.codec.schema_of(9)
+
+
+def test_a_copy_has_all_up_to_when_it_was_made(open_store: Open, tmp_path: Path) -> None:
+    store, scribe = open_store(), Scribe()
+    for number in range(5):
+        scribe.write("g", {("t", f"k{number}"): ROW})
+    fold(store, scribe.records[:4])
+    store.checkpoint_to(tmp_path / "copy")
+    fold(store, scribe.records[4:])
+    copy = open_store("copy")
+    head = copy.head("g")
+    assert head is not None
+    assert head.version == 4
+    assert copy.next_commit_offset == scribe.records[3].offset + 1
+    fold(copy, scribe.records[4:])
+    assert copy.head("g") == store.head("g")
+
+
+def test_stores_share_the_memory_they_are_given(open_store: Open) -> None:
+    memory = Memory(cache_bytes=8 * 1024 * 1024, write_bytes=1024 * 1024)
+    scribe = Scribe()
+    for number in range(200):
+        scribe.write("g", {("t", f"k{number}"): '{"s":"' + "x" * 2_000 + '"}'})
+    for partition in range(3):
+        fold(open_store(f"store-{partition}", partition=partition, memory=memory), scribe.records)
+    assert memory.writes.get_buffer_size() == 1024 * 1024
+    assert 0 < memory.writes.get_usage() < 4 * 1024 * 1024
+
+
+def test_the_outcome_schema_is_a_part_of_the_format() -> None:
+    """Outcome bodies stand in the store without a schema id; if this fails, the format must tell old ones apart."""
+    from versolog.projections.store import _FORMAT
+
+    assert schema("Outcome").fingerprint.hex() in _FORMAT
+    assert encode(schema("Checkpoint"), CHECKPOINT)
