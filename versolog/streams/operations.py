@@ -65,8 +65,8 @@ def perform(ground: Ground, operation: Record) -> Effect:
             raise refusal("invalid", f"{kind} takes no {name!r}; it takes {', '.join(known) or 'nothing'}", field=name)
         if value is not None and not isinstance(value, known[name]):
             raise refusal("invalid", f"{name} of {kind} is not a {known[name].__name__}", field=name)
-    if ground.head is None:
-        raise refusal("unknown-group", f"the group {ground.group!r} has no commits", group=ground.group)
+    if ground.head is None or not ground.state.branches(ground.group):
+        raise refusal("unknown-group", f"there is no group {ground.group!r}, or it was dropped", group=ground.group)
     return function(ground, ground.head, {name: arguments.get(name) for name in known})
 
 
@@ -118,8 +118,7 @@ def _tag(ground: Ground, head: Head, arguments: dict[str, Any]) -> Effect:
         )  # fmt: skip
     if found is None:
         _refuse_too_many_refs(state, group)
-    branch = state.branch_by_id(group, at.branch_id)
-    return Effect([_ref("tag", name, at.version)], moves_head=False, branch=branch)
+    return Effect([_ref("tag", name, at.version)], moves_head=False)
 
 
 def _delete_tag(ground: Ground, head: Head, arguments: dict[str, Any]) -> Effect:
