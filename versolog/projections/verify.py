@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
 
+from versolog.projections.audit import StoreAudit
 from versolog.projections.store import Store
-from versolog.projections.tail import COMMIT, IDLE_POLL_S, OUTCOMES, Ends, fetched, reader
+from versolog.projections.tail import COMMIT, IDLE_POLL_S, OUTCOME, OUTCOMES, Ends, fetched, reader, takes_effect
 from versolog.schemas import codec as avro
 from versolog.schemas.codec import Codec, Record
 from versolog.schemas.errors import Malformed, Unavailable
 from versolog.schemas.topics import Topics
 from versolog.streams.chain import commit_hash
-from versolog.streams.state import NO_HASH, Level
+from versolog.streams.state import NO_HASH
 
 FINDINGS_MAX = 100
 PATIENCE_S = 30.0
 """For how long the log may have nothing to say before it counts as away."""
+SETTLE_ROUNDS = 5
+"""How often to look for the other half of a batch, whose topics don't show it at the same instant."""
+PREFIX_BYTES = 8
 
 Progress = Callable[[int, int], None]
 """Told the records read so far, and about how many there are."""
@@ -34,7 +40,7 @@ class Finding:
     """`log`, `outcomes` or `store`."""
     partition: int
     offset: int
-    """In the topic commits, or in outcomes where that is meant."""
+    """In the topic commits, or in outcomes where that is meant; -1 where no one record is."""
     group: str | None
     version: int | None
     detail: str
@@ -53,7 +59,7 @@ class Verified:
     groups: int = 0
     outcomes: int = 0
     rows: int = 0
-    """Rows of the store that were compared with the commits that wrote them."""
+    """Row states of the store that were compared with the commits that wrote them."""
     findings: list[Finding] = field(default_factory=list)
     """The first FINDINGS_MAX of them."""
     heads: dict[str, tuple[int, bytes]] = field(default_factory=dict)
@@ -64,49 +70,56 @@ class Verified:
         return not self.findings
 
 
-class _Chain:
-    """Where a group's chain stands while it is walked."""
-
-    __slots__ = ("committed_at", "expected_piece", "hash", "version")
-
-    def __init__(self) -> None:
-        self.version, self.hash, self.committed_at, self.expected_piece = 0, NO_HASH, 0, 1
-
-
 class Verifier:
     """Walks one partition of commits and outcomes from its first record to its last."""
 
     def __init__(self, partition: int, *, topics: Topics, codec: Codec, store: Store | None, group: str | None) -> None:
-        """With `store` its index and rows are compared too, as far as it has come; with `group` only that one."""
+        """With `store` all that it holds is compared too, as far as it has come; with `group` only that one."""
         self._partition, self._topics, self._codec = partition, topics, codec
-        self._store = store
-        self._key = None if group is None else group.encode()
-        self._group = group
+        self._group, self._key = group, None if group is None else group.encode()
         self._chains: dict[str, _Chain] = {}
-        self._unmatched: dict[tuple[str, int], tuple[int, bytes]] = {}
-        """By group and version: a hash that only one of commits and outcomes named yet; the commit's offset or -1."""
+        self._agreement = _Agreement()
+        self._audit = None if store is None else StoreAudit(store, partial(self._find, "store"))
         self.verified = Verified()
 
     def run(self, kafka: dict[str, Any], ends: Ends, progress: Progress | None = None) -> Verified:
         """Read everything up to now and compare. Blocks. Raises Unavailable where the log can't be read."""
-        number = self._partition
-        topics = {self._topics.commits, self._topics.outcomes}
-        upto = ends.stable([(topic, number) for topic in topics])
-        open_ = {topic for topic in topics if upto[topic, number] > 0}
+        places = [(topic, self._partition) for topic in (self._topics.commits, self._topics.outcomes)]
+        upto = ends.stable(places)
         with closing(reader(kafka, **{"enable.partition.eof": True, "check.crcs": True})) as consumer:
-            consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for topic in sorted(open_)])
-            self._read(consumer, open_, upto, progress)
-        for (group, version), (offset, named) in self._unmatched.items():
-            if offset < 0:
-                self._find("log", -1, group, version, "an outcome names a commit that is not there", named.hex())
+            self._read(consumer, dict.fromkeys(upto, OFFSET_BEGINNING), upto, self._check, progress)
+            self._settle(consumer, ends, upto)
+        for (group, version), offset in self._agreement.unnamed.items():
+            self._find("log", offset, group, version, "no outcome names the commit")
+        for (group, version), named in self._agreement.named.items():
+            self._find("log", -1, group, version, "an outcome names a commit that is not there", named.hex())
+        if self._audit is not None:
+            self._audit.end(self._group)
+            self.verified.rows = self._audit.rows
         self.verified.groups = len(self._chains)
         self.verified.heads = {group: (chain.version, chain.hash) for group, chain in self._chains.items()}
-        self._compare_heads()
         return self.verified
 
+    def _settle(self, consumer: Consumer, ends: Ends, upto: dict[tuple[str, int], int]) -> None:
+        """Read on for the other half of what was half there when the ends were asked for."""
+        for _ in range(SETTLE_ROUNDS):
+            if not self._agreement.open:
+                return
+            self._agreement.takes_new = False
+            further = ends.stable(upto)
+            if further == upto:
+                time.sleep(IDLE_POLL_S)
+            self._read(consumer, upto, further, self._check_agreement)
+            upto = further
+
     def _read(
-        self, consumer: Consumer, open_: set[str], upto: dict[tuple[str, int], int], progress: Progress | None
-    ) -> None:
+        self, consumer: Consumer, start: dict[tuple[str, int], int], upto: dict[tuple[str, int], int],
+        check: Callable[[Message, int], None], progress: Progress | None = None,
+    ) -> None:  # fmt: skip
+        open_ = {topic for (topic, number), end in upto.items() if start[topic, number] < end and end > 0}
+        consumer.assign(
+            [TopicPartition(topic, number, start[topic, number]) for topic, number in upto if topic in open_]
+        )
         silent_s, read, about = 0.0, 0, sum(upto.values())
         while open_:
             messages = fetched(consumer)
@@ -118,7 +131,7 @@ class Verifier:
                 assert offset is not None
                 assert topic is not None
                 if error is None and offset < upto[topic, self._partition]:
-                    self._check(message, offset)
+                    check(message, offset)
                 elif error is None or error.code() == KafkaError._PARTITION_EOF:
                     open_.discard(topic)
                 elif error.code() == KafkaError._BAD_MSG or error.fatal():
@@ -137,9 +150,7 @@ class Verifier:
 
     def _check_commit(self, offset: int, key: Any, value: Any) -> None:
         try:
-            schema_id, body = avro.unframe(value)
-            writer = self._codec.schema_of(schema_id)
-            record = avro.decode(COMMIT, body, writer=writer)
+            record, found = self._commit(value)
         except Malformed as error:
             self._find("log", offset, None, None, f"not a commit: {error.detail}")
             return
@@ -148,15 +159,20 @@ class Verifier:
             self._find("log", offset, group, version, "the record's key is not its group")
         chain = self._chains.setdefault(group, _Chain())
         self._check_place(offset, chain, record)
-        found = commit_hash(writer.fingerprint, body)
         chain.version, chain.hash, chain.committed_at = version, found, record["committed_at"]
         last = record["piece"] == record["pieces"]
         chain.expected_piece = 1 if last else record["piece"] + 1
         if last:
             self.verified.commits += 1
-            self._match(group, version, offset, found)
-        if self._store is not None:
-            self._compare(self._store, offset, record, value, found)
+            self._agree(offset, group, version, found)
+        if self._audit is not None:
+            self._audit.commit(offset, record, value, found)
+
+    def _commit(self, value: Any) -> tuple[Record, bytes]:
+        """The record and its hash. Raises Malformed."""
+        schema_id, body = avro.unframe(value)
+        writer = self._codec.schema_of(schema_id)
+        return avro.decode(COMMIT, body, writer=writer), commit_hash(writer.fingerprint, body)
 
     def _check_place(self, offset: int, chain: _Chain, record: Record) -> None:
         group, version, piece = record["group"], record["version"], record["piece"]
@@ -179,63 +195,46 @@ class Verifier:
         except Malformed as error:
             self._find("outcomes", offset, None, None, f"not outcomes: {error.detail}")
             return
-        for result in record["results"]:
+        wanted = [
+            result
+            for result in record["results"]
+            if self._group is None or any(part["group"] == self._group for part in result["parts"])
+        ]
+        for result in wanted:
             for part in result["parts"]:
-                group, version = part["group"], part["version"]
-                if version == 0 or (self._group is not None and group != self._group):
-                    continue
-                self.verified.outcomes += 1
-                self._match(group, version, -1, part["hash"])
+                if part["version"] and self._group in (None, part["group"]):
+                    self.verified.outcomes += 1
+                    self._agree(-1, part["group"], part["version"], part["hash"])
+        if self._audit is not None:
+            told = [(result["transaction_id"], avro.encode(OUTCOME, result)) for result in wanted
+                    if takes_effect(result["transaction_id"], result["code"])]  # fmt: skip
+            self._audit.outcomes(offset, told, record["checkpoint"])
 
-    def _match(self, group: str, version: int, offset: int, hash_: bytes) -> None:
-        """Compare what commits and outcomes say of a version, once both have said it."""
-        other = self._unmatched.get((group, version))
-        if other is None or (other[0] < 0) == (offset < 0):
-            self._unmatched[group, version] = offset, hash_
+    def _check_agreement(self, message: Message, offset: int) -> None:
+        """As `_check`, for what came after the end: only what was still open is looked at."""
+        value: Any = message.value()
+        try:
+            if message.topic() == self._topics.commits:
+                record, found = self._commit(value)
+                if record["piece"] == record["pieces"]:
+                    self._agree(offset, record["group"], record["version"], found)
+                return
+            _, record = self._codec.read(value, OUTCOMES)
+        except Malformed:
             return
-        del self._unmatched[group, version]
-        if other[1] != hash_:
-            named, computed = (hash_, other[1]) if offset < 0 else (other[1], hash_)
-            self._find("log", max(offset, other[0]), group, version, "the commit is not the one that the outcome names",
+        for part in (part for result in record["results"] for part in result["parts"] if part["version"]):
+            self._agree(-1, part["group"], part["version"], part["hash"])
+
+    def _agree(self, offset: int, group: str, version: int, hash_: bytes) -> None:
+        """Compare what a commit (`offset` ≥ 0) or an outcome says of a version with what the other does."""
+        if offset >= 0:
+            other = self._agreement.commit(group, version, offset, hash_)
+        else:
+            other = self._agreement.outcome(group, version, hash_)
+        if other is not None:
+            named, computed = (other, hash_) if offset >= 0 else (hash_, other)
+            self._find("log", offset, group, version, "the commit is not the one that the outcome names",
                        named.hex(), computed.hex())  # fmt: skip
-
-    def _compare(self, store: Store, offset: int, record: Record, value: bytes, computed: bytes) -> None:
-        """Compare one piece with what the store holds of it: the index entry, and each row it wrote."""
-        group, version = record["group"], record["version"]
-        head = store.head(group)
-        if offset >= store.next_commit_offset or head is None or head.version < version:
-            return  # the store has not come so far
-        if record["piece"] == record["pieces"]:
-            entry = store.commit_entry(group, version)
-            if entry is None:
-                self._find("store", offset, group, version, "the commit is missing")
-            elif entry.hash != computed:
-                self._find("store", offset, group, version, "the commit's hash is another",
-                           computed.hex(), entry.hash.hex())  # fmt: skip
-            elif all(value != piece.value for piece in entry.pieces):
-                self._find("store", offset, group, version, "the commit's bytes are others")
-        level = Level(record["branch_id"], version)
-        for change in record["changes"]:
-            table, key, text = change["table"], change["key"], change["row"]
-            row = store.row(group, level, table, key)
-            self.verified.rows += 1
-            wanted = None if text is None else text.encode()
-            if row is None or row.version != version or row.text != wanted:
-                found = "nothing" if row is None else f"version {row.version}: {(row.text or b'deleted')[:200]!r}"
-                self._find("store", offset, group, version, f"the row {key!r} of {table!r} is not as written",
-                           repr((wanted or b"deleted")[:200]), found)  # fmt: skip
-
-    def _compare_heads(self) -> None:
-        if self._store is None:
-            return
-        for group, chain in self._chains.items():
-            head = self._store.head(group)
-            if head is not None and head.version > chain.version:
-                self._find("store", -1, group, head.version, "the store holds versions that the log does not",
-                           str(chain.version), str(head.version))  # fmt: skip
-            elif head is not None and head.version == chain.version and head.hash != chain.hash:
-                self._find("store", -1, group, head.version, "the head's hash is another",
-                           chain.hash.hex(), head.hash.hex())  # fmt: skip
 
     def _find(
         self, where: str, offset: int, group: str | None, version: int | None, detail: str,
@@ -244,3 +243,56 @@ class Verifier:
         if len(self.verified.findings) < FINDINGS_MAX:
             finding = Finding(where, self._partition, offset, group, version, detail, expected, found)
             self.verified.findings.append(finding)
+
+
+class _Chain:
+    """Where a group's chain stands while it is walked."""
+
+    __slots__ = ("committed_at", "expected_piece", "hash", "version")
+
+    def __init__(self) -> None:
+        self.version, self.hash, self.committed_at, self.expected_piece = 0, NO_HASH, 0, 1
+
+
+class _Agreement:
+    """What commits and outcomes say of the same versions, in whatever order they are read.
+
+    An outcome is told again with every retry of its transaction, so the hashes of all versions are kept, by their first
+    bytes: enough to see that one was changed, and little enough for millions of them.
+    """
+
+    def __init__(self) -> None:
+        self._prefixes: dict[str, bytearray] = {}
+        """By group, those of the commits read, in order."""
+        self.unnamed: dict[tuple[str, int], int] = {}
+        """The offsets of commits that no outcome named yet."""
+        self.named: dict[tuple[str, int], bytes] = {}
+        """The hashes that outcomes named and that no commit had yet."""
+        self.takes_new = True
+        """False once only what is open is of interest."""
+
+    @property
+    def open(self) -> bool:
+        return bool(self.unnamed or self.named)
+
+    def commit(self, group: str, version: int, offset: int, hash_: bytes) -> bytes | None:
+        """Take a commit; answers the hash that an outcome named where it is another."""
+        named = self.named.pop((group, version), None)
+        if self.takes_new:
+            prefixes = self._prefixes.setdefault(group, bytearray())
+            if len(prefixes) == (version - 1) * PREFIX_BYTES:  # else a version is missing, which is found elsewhere
+                prefixes += hash_[:PREFIX_BYTES]
+            if named is None:
+                self.unnamed[group, version] = offset
+        return None if named == hash_ else named
+
+    def outcome(self, group: str, version: int, hash_: bytes) -> bytes | None:
+        """Take what an outcome says of a version; answers the hash (or its beginning) that was known, if another."""
+        start = (version - 1) * PREFIX_BYTES
+        known = bytes(self._prefixes.get(group, b"")[start : start + PREFIX_BYTES])
+        if known:
+            self.unnamed.pop((group, version), None)
+            return None if known == hash_[:PREFIX_BYTES] else known
+        if self.takes_new:
+            known = self.named.setdefault((group, version), hash_)
+        return None if known in (b"", hash_) else known
