@@ -21,9 +21,9 @@ from versolog.projections.http import Source
 from versolog.projections.http import app as http_app
 from versolog.projections.intake import KafkaIntake
 from versolog.projections.lag import Lag
+from versolog.projections.live import LivePartition
 from versolog.projections.metrics import Counted
 from versolog.projections.node import Node
-from versolog.projections.partition import Partition
 from versolog.projections.rocks import Memory
 from versolog.projections.tail import Ends, Follower
 from versolog.schemas import codec as avro
@@ -61,7 +61,7 @@ class Worker:
         self._follower = Follower(settings.client, settings.topics)
         memory = Memory()
         self.partitions = {
-            number: Partition(
+            number: LivePartition(
                 number,
                 settings.data,
                 kafka=settings.client,
@@ -127,14 +127,14 @@ class Worker:
             await self._in_thread(place.close)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _follow(self, place: Partition) -> None:
+    def _follow(self, place: LivePartition) -> None:
         if self._settings.follow == "none":
             place.role = "idle"
             return
         place.role = "follower"
         self._follower.follow(place.followed(asyncio.get_running_loop()))
 
-    def _committer(self, place: Partition) -> Committer:
+    def _committer(self, place: LivePartition) -> Committer:
         topics = self._settings.topics
 
         def log_start(partition: int) -> int:
@@ -163,7 +163,7 @@ class Worker:
             except (KafkaException, Unavailable) as error:
                 logger.warning("transactions-not-deleted", reason=str(error))
 
-    def _delete_before(self, owned: Sequence[Partition], before_ms: int) -> None:
+    def _delete_before(self, owned: Sequence[LivePartition], before_ms: int) -> None:
         topic = self._settings.topics.transactions
         found = self._ends.at([(topic, place.number) for place in owned], before_ms)
         upto = []

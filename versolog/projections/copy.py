@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import orjson
 
+from versolog.projections.partition import Partition
 from versolog.projections.store import Store
-from versolog.projections.views import View
 from versolog.schemas.errors import Misconfigured
 
 MANIFEST = "replay.json"
@@ -48,33 +47,22 @@ class Manifest:
             raise Misconfigured(f"{directory / MANIFEST} can't be read: {error}") from error
 
 
-class CopiedPartition:
+class CopiedPartition(Partition):
     """One partition of a copy: as readable as an owned one, and it never changes."""
 
-    role = "owner"
-    error = None
-
     def __init__(self, number: int, directory: Path, manifest: Manifest) -> None:
-        self.number = number
         path = directory / f"partition-{number}"
-        self.store = Store.open(path, partition=number, identity=manifest.identity, read_only=True)
-        self.view = View(self.store)
+        store = Store.open(path, partition=number, identity=manifest.identity, read_only=True)
+        super().__init__(number, store, "owner")
         self._time_ms = manifest.time_ms
 
     def clock(self) -> int:
         """Milliseconds: the copy answers for times below it."""
-        if self._time_ms is not None:
-            return self._time_ms + 1
-        checkpoint = self.store.checkpoint
-        return 0 if checkpoint is None else int(checkpoint["clock"])
+        return super().clock() if self._time_ms is None else self._time_ms + 1
 
     async def until(self, ready: Callable[[], bool], timeout_s: float) -> bool:
         """Nothing is going to change: the answer is that of now."""
-        await asyncio.sleep(0)
         return ready()
-
-    def close(self) -> None:
-        self.store.close()
 
 
 def open_copy(directory: Path) -> tuple[Manifest, dict[int, CopiedPartition]]:
