@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-LINES = 12
-_SHOWN_BEFORE = timedelta(minutes=20)
+LINES = 14
 
 _STYLES = {"scheduled": "", "departed": "cyan", "arrived": "green", "cancelled": "red", "diverted": "magenta"}
 
 
 def board(flights: Mapping[str, Mapping[str, Any]], moment: datetime, title: str) -> Table:
-    """The flights due to leave from shortly before `moment` on, earliest first; rows by key, of any carriers."""
+    """The last flights due before `moment` and the next ones, earliest first; rows by key, of any carriers."""
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
     for heading in ("time", "flight", "from", "to", "status"):
         table.add_column(heading)
     table.add_column("delay", justify="right")
-    for key, row in around(flights, moment):
+    for key in around(flights, moment):
+        row = flights[key]
         carrier = key.split("-")[3]
         table.add_row(
             row["scheduled"][11:16],
@@ -34,12 +35,11 @@ def board(flights: Mapping[str, Mapping[str, Any]], moment: datetime, title: str
     return table
 
 
-def around(flights: Mapping[str, Mapping[str, Any]], moment: datetime) -> list[tuple[str, Mapping[str, Any]]]:
-    """The lines of the board: key and row, by scheduled time and key."""
-    since = moment - _SHOWN_BEFORE
-    due = [(_instant(row["scheduled"]), key, row) for key, row in flights.items()]
-    shown = sorted((at, key) for at, key, _ in due if at >= since)[:LINES]
-    return [(key, flights[key]) for _, key in shown]
+def around(flights: Mapping[str, Mapping[str, Any]], moment: datetime) -> list[str]:
+    """The keys of the board's lines: half of them due before `moment`, half from it on, as far as there are any."""
+    due = sorted((_instant(row["scheduled"]), key) for key, row in flights.items())
+    following = bisect_left(due, (moment, ""))
+    return [key for _, key in due[max(following - LINES // 2, 0) : following + LINES // 2]]
 
 
 def _status(row: Mapping[str, Any], moment: datetime) -> str:
