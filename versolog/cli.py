@@ -82,7 +82,7 @@ def up(
         running(plan, lambda line: err.print(f"· {line}")) as it,
     ):
         took_s = time.monotonic() - begun
-        out.print(f"ready  http {' '.join(it.http_urls)}  kafka {it.bootstrap}  data {data}  ({took_s:.1f} s)")
+        out.print(f"ready  http {' '.join(it.http_urls)}  kafka {it.bootstrap}  data {data}  ({took_s:.1f} s)", soft_wrap=True)
         sys.stdout.flush()
         signal.pause()
 
