@@ -410,14 +410,15 @@ def test_a_copy_has_all_up_to_when_it_was_made(open_store: Open, tmp_path: Path)
 
 
 def test_stores_share_the_memory_they_are_given(open_store: Open) -> None:
-    memory = Memory(cache_bytes=8 * 1024 * 1024, write_bytes=1024 * 1024)
-    scribe = Scribe()
-    for number in range(200):
-        scribe.write("g", {("t", f"k{number}"): '{"s":"' + "x" * 2_000 + '"}'})
-    for partition in range(3):
-        fold(open_store(f"store-{partition}", partition=partition, memory=memory), scribe.records)
-    assert memory.writes.get_buffer_size() == 1024 * 1024
-    assert 0 < memory.writes.get_usage() < 4 * 1024 * 1024
+    memory, scribe = Memory(cache_bytes=16 * 1024 * 1024, write_bytes=8 * 1024 * 1024), Scribe()
+    stores = [open_store(f"store-{partition}", partition=partition, memory=memory) for partition in range(3)]
+    for number in range(1_000):
+        scribe.write("g", {("t", f"k{number}"): '{"s":"' + "x" * 3_000 + '"}'})
+        if number % 50 == 49:
+            for store in stores:
+                fold(store, scribe.records[-50:])
+    # 27 MB were written; what is being put into files is still counted.
+    assert 0 < memory.writes.get_usage() < 16 * 1024 * 1024
 
 
 def test_the_outcome_schema_is_a_part_of_the_format() -> None:

@@ -10,7 +10,7 @@ from versolog.projections import keys, layout
 from versolog.projections.layout import GroupState, Pending, Piece
 from versolog.schemas.codec import Record, encode, schema
 from versolog.schemas.errors import BrokenLog
-from versolog.streams.state import NO_HASH, Branch, Head, Step
+from versolog.streams.state import NO_HASH, Branch, Head
 from versolog.streams.versions import DROP_GROUP, branches_after
 
 
@@ -232,8 +232,9 @@ class Fold:
             tip = self._change_refs(line, record)
         else:
             tip = self._heads[record["group"], branch_id] = version
-        step = Step(version, branch_id, tuple(parents), tip, record["committed_at"], record["operation"])
-        entry = layout.entry_value(step, hash_, offset, record["pieces"], value)
+        entry = layout.entry_value(
+            branch_id, parents, tip, record["committed_at"], record["operation"], hash_, offset, record["pieces"], value
+        )
         self._put(line.key + keys.number(version), entry, self._families.commits)
         if branch_id != line.branch:
             self._change_runs(line, record["group"], branch_id, version)

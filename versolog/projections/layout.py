@@ -24,6 +24,7 @@ never meets old versions.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import orjson
@@ -123,12 +124,14 @@ def piece_key(group: str, version: int, piece: int) -> bytes:
     return text(group) + number(version) + piece.to_bytes(4, "big")
 
 
-def entry_value(step: Step, hash_: bytes, offset: int, pieces: int, value: bytes) -> bytes:
-    """An entry as a value of `commits`."""
-    _, branch, parents, tip, committed_at, operation = step
+def entry_value(
+    branch: int, parents: Sequence[int], tip: int, committed_at: int, operation: str,
+    hash_: bytes, offset: int, pieces: int, value: bytes,
+) -> bytes:  # fmt: skip
+    """A commit's entry; the first five are its `Step`, which folding has no other use for."""
     name = operation.encode()
     head = _ENTRY.pack(hash_, offset, branch, tip, committed_at, pieces, len(parents), len(name))
-    return b"".join((head, *map(number, parents), name, value))
+    return head + b"".join(map(number, parents)) + name + value
 
 
 def read_entry(version: int, value: bytes) -> Entry:
