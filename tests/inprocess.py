@@ -17,8 +17,8 @@ from prometheus_client import CollectorRegistry
 
 from versolog.projections.http import app
 from versolog.projections.lag import Lag
+from versolog.projections.live import LivePartition
 from versolog.projections.node import Node
-from versolog.projections.partition import Partition
 from versolog.projections.store import Memory
 from versolog.projections.tail import Ends
 from versolog.schemas import codec as avro
@@ -56,7 +56,7 @@ class ListedSchemas:
 class ListedLog:
     """An intake whose log is decided in the loop's next turn, as a committer would, one transaction a batch."""
 
-    def __init__(self, partitions: Mapping[int, Partition], codec: Codec, clock_ms: Callable[[], int]) -> None:
+    def __init__(self, partitions: Mapping[int, LivePartition], codec: Codec, clock_ms: Callable[[], int]) -> None:
         self._partitions, self._codec, self._clock_ms = partitions, codec, clock_ms
         self._offsets = dict.fromkeys(partitions, 0)
         self._clocks = dict.fromkeys(partitions, 0)
@@ -90,7 +90,7 @@ class ListedLog:
         while self._waiting and not self.held:
             self._waiting.pop(0)()
 
-    def _decide(self, partition: Partition, value: bytes) -> None:
+    def _decide(self, partition: LivePartition, value: bytes) -> None:
         number = partition.number
         offset = self._offsets[number]
         self._offsets[number] += 1
@@ -117,12 +117,12 @@ class ListedLog:
 class House:
     """A node with its HTTP application, and the hands on what is around it."""
 
-    def __init__(self, directory: Path, *, roles: Mapping[int, str] | None = None) -> None:
+    def __init__(self, directory: Path, *, roles: Mapping[int, str] | None = None, url: str = "http://self") -> None:
         self.schemas = ListedSchemas()
         self.codec = Codec(self.schemas)
         ends, memory = Ends(dict(NO_KAFKA)), Memory()
         self.partitions = {
-            number: Partition(
+            number: LivePartition(
                 number,
                 directory,
                 kafka=dict(NO_KAFKA),
@@ -147,7 +147,7 @@ class House:
             codec=self.codec,
             intake=self.log,
             owners=self._owners,
-            own_url="http://self",
+            own_url=url,
             lag=self.lag,
         )
         self.app = app(self.node, registry=self.schemas, metrics=self.metrics)

@@ -47,17 +47,29 @@ class Owners(Protocol):
 
 
 class Elsewhere(Exception):  # noqa: N818 - not a mistake: another node has to answer
-    """The request belongs to the owner of `partition`; `body` is what was read of it."""
+    """The request belongs to the owner of `partition`; `body` is what was read of it.
 
-    def __init__(self, partition: int, body: bytes = b"") -> None:
+    `reason` is why the partition doesn't go on here, for the case that no other node has it.
+    """
+
+    def __init__(self, partition: int, body: bytes = b"", reason: VersologError | None = None) -> None:
         super().__init__(f"partition {partition} is owned by another node")
         self.partition = partition
         self.body = body
+        self.reason = reason
 
-    def mistaken(self) -> Unavailable:
+    def mistaken(self) -> VersologError:
         """What a node answers that was passed the request by another one, and isn't the owner either."""
-        return Unavailable(
+        return self.reason or Unavailable(
             f"partition {self.partition} has another owner now; ask again", code="not-owner", partition=self.partition
+        )
+
+    def nobody(self) -> VersologError:
+        """What a node answers that finds nobody to pass the request on to."""
+        return self.reason or Unavailable(
+            f"partition {self.partition} has no owner that answers; ask again",
+            code="owner-away",
+            partition=self.partition,
         )
 
 
@@ -139,7 +151,8 @@ class Node:
         home = tx.home
         partition = self.partitions.get(partition_of(home, self.count))
         if partition is None or partition.role in ("idle", "stopped"):
-            raise Elsewhere(partition_of(home, self.count))
+            reason = partition.error if partition is not None else None
+            raise Elsewhere(partition_of(home, self.count), reason=reason)
         if self.under_way >= UNDER_WAY_MAX:
             raise TooMany(f"{UNDER_WAY_MAX:,} transactions wait for their outcome here; send it again")
         body = tx.intent()
@@ -182,7 +195,7 @@ class Node:
                 )
         if self.read_only:
             raise NotFound(f"this copy does not hold the group {group!r}", code="unknown-group", group=group)
-        elsewhere = Elsewhere(number)
+        elsewhere = Elsewhere(number, reason=partition.error if partition is not None else None)
         raise elsewhere.mistaken() if forwarded else elsewhere
 
     async def visible(self, partition: Partition, token: Mapping[str, int], timeout_s: float) -> None:

@@ -7,7 +7,8 @@ from functools import lru_cache
 from typing import Any
 
 import orjson
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from versolog.schemas.errors import VersologError
 from versolog.schemas.times import millis_to_text
@@ -54,6 +55,16 @@ class RowText:
 def row_text(row: Row) -> orjson.Fragment | None:
     """The row's JSON as it's stored, to stand in a document; None where it was deleted."""
     return None if row.text is None else orjson.Fragment(row.text)
+
+
+class Talk(StreamingResponse):
+    """An answer that goes out while the request's body is still coming in.
+
+    Starlette's own would read the body away meanwhile, to see whether the client is still there.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.stream_response(send)
 
 
 def place(at: At, committed_at: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
-from starlette.routing import Match
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp
 
 from versolog.projections.http import answer, reference
@@ -109,7 +109,7 @@ def _fastapi(described: Described, relay: Relay, lifespan: Any) -> FastAPI:
 
     async def problem(request: Request, error: Exception) -> Response:
         if isinstance(error, HTTPException) and error.status_code == 405:
-            error = HTTPException(405, headers={"Allow": ", ".join(_methods_at(api, request))})
+            error = HTTPException(405, headers={"Allow": ", ".join(_methods_at(described.router.routes, request))})
         return answer_for(error)
 
     async def pass_on(request: Request, elsewhere: Exception) -> Response:
@@ -138,10 +138,10 @@ def _serve_reference(api: FastAPI, document: dict[str, Any]) -> None:
     api.add_route("/docs", docs, methods=["GET"])
 
 
-def _methods_at(api: FastAPI, request: Request) -> list[str]:
+def _methods_at(routes: Iterable[BaseRoute], request: Request) -> list[str]:
     """The methods that the path of `request` takes."""
     found: set[str] = set()
-    for route in api.routes:
+    for route in routes:
         match, _ = route.matches(request.scope)
         if match is not Match.NONE:
             found |= getattr(route, "methods", None) or set()

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from versolog.projections.http import answer, shapes
+from versolog.projections.http.registry import CONTENT as REGISTRY_JSON
 
 Handler = Callable[[Request], Awaitable[Response]]
 Parameter = dict[str, Any]
@@ -59,7 +60,9 @@ class Described:
 
     def __init__(self) -> None:
         self.router = APIRouter()
-        self._models: dict[str, type[BaseModel]] = {"Problem": shapes.Problem}
+        self._models: dict[str, type[BaseModel]] = {
+            model.__name__: model for model in (shapes.Problem, shapes.RegistryProblem)
+        }
 
     def __call__(
         self,
@@ -102,14 +105,14 @@ class Described:
             [(model, "validation") for model in self._models.values()], ref_template=_COMPONENT
         )
         openapi.setdefault("components", {})["schemas"] = schemas["$defs"]
-        problem = {
-            "description": "What went wrong",
-            "content": {answer.PROBLEM: {"schema": {"$ref": _COMPONENT.format(model="Problem")}}},
-        }
+        problems: dict[str, Any] = {answer.PROBLEM: self._schema(shapes.Problem)}
         for path, item in openapi["paths"].items():
+            told = problems
+            if path.startswith("/registry"):
+                told = problems | {REGISTRY_JSON: self._schema(shapes.RegistryProblem)}
+            content = {media: {"schema": schema} for media, schema in told.items()}
             for operation in item.values():
-                if not path.startswith("/registry"):
-                    operation["responses"]["default"] = problem
+                operation["responses"]["default"] = {"description": "What went wrong", "content": content}
         return openapi
 
     def _answer(self, status: int, told: Told) -> dict[str, Any]:

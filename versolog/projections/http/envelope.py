@@ -46,6 +46,7 @@ class Envelope:
         failure: Exception | None = None
         try:
             inner["path"] = _raw_path(scope)
+            _refuse_other_sites(scope)
             await self._app(inner, receive, told)
         except ClientDisconnect:
             told.status = told.status or 499
@@ -118,6 +119,16 @@ def _raw_path(scope: Scope) -> str:
     except UnicodeDecodeError as error:
         raise Malformed("the path has bytes that are not ASCII; percent-encode them as UTF-8") from error
     return path
+
+
+def _refuse_other_sites(scope: Scope) -> None:
+    """A page from elsewhere in the user's browser must not write here: some requests go out without asking first."""
+    if scope["method"] in ("GET", "HEAD"):
+        return
+    headers = dict(scope["headers"])
+    origin = headers.get(b"origin")
+    if origin is not None and origin.partition(b"//")[2] != headers.get(b"host"):
+        raise VersologError("pages of other sites can't write here", code="foreign-origin", status=403)
 
 
 def _route_of(scope: Scope) -> str:

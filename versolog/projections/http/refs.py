@@ -11,7 +11,16 @@ from starlette.responses import Response
 
 from versolog.projections.http import answer, commits
 from versolog.projections.http.reads import FORWARDED, STALENESS_MAX_S, Place, open_newest
-from versolog.projections.http.request import Asked, AtQuery, read_body, read_fields, read_query, seconds, segment
+from versolog.projections.http.request import (
+    Asked,
+    AtQuery,
+    Reference,
+    fields_in,
+    read_body,
+    read_query,
+    seconds,
+    segment,
+)
 from versolog.projections.http.transactions import WriteQuery, Writes, idempotency_key
 from versolog.projections.node import Elsewhere, Node
 from versolog.projections.partition import Partition
@@ -37,7 +46,7 @@ class About(Asked):
 class TagRequest(About):
     """What a tag shall name."""
 
-    at: str | int | None = Field(
+    at: Reference | None = Field(
         None, description="A version, a branch, a tag, `name~n` or a time. Default: main's head."
     )
     branch: str = Field(MAIN, description="The branch that a time means, and the default of `at`.")
@@ -47,7 +56,7 @@ class TagRequest(About):
 class RollbackRequest(About):
     """What shall be as it was."""
 
-    to: str | int = Field(description="The version, tag, `name~n` or time to go back to.")
+    to: Reference = Field(description="The version, tag, `name~n` or time to go back to.")
     branch: str = Field(MAIN, description="The branch to change.")
     table: str | None = Field(None, description="Only rows of this table.")
     key: str | None = Field(None, description="Only the row with this key.")
@@ -93,11 +102,10 @@ class Refs:
         """PUT /v1/groups/{group}/tags/{name}"""
         query = read_query(request, WriteQuery)
         group, name = segment(request, "group"), segment(request, "name")
-        asked = await read_fields(request, TagRequest)
-        at = None if asked.at is None else str(asked.at)
-        self._node.refuse_time_to_come(at)
+        asked = fields_in(await read_body(request), TagRequest)
+        self._node.refuse_time_to_come(asked.at)
         tx = operation_of(request, group, asked, asked.branch)
-        tx.operation("tag", name=name, at=at, move=asked.move)
+        tx.operation("tag", name=name, at=asked.at, move=asked.move)
         return await self._writes.answer(request, tx, query.wait)
 
     async def delete_tag(self, request: Request) -> Response:
@@ -111,23 +119,24 @@ class Refs:
         """POST /v1/groups/{group}/rollbacks"""
         query = read_query(request, WriteQuery)
         group = segment(request, "group")
-        asked = await read_fields(request, RollbackRequest)
-        self._node.refuse_time_to_come(str(asked.to))
+        body = await read_body(request)
+        asked = fields_in(body, RollbackRequest)
+        self._node.refuse_time_to_come(asked.to)
         tx = operation_of(request, group, asked, asked.branch)
         if asked.expect_head is not None:
             tx.expect_head(asked.expect_head)
-        tx.operation("rollback", to=str(asked.to), table=asked.table, key=asked.key, prefix=asked.prefix)
+        tx.operation("rollback", to=asked.to, table=asked.table, key=asked.key, prefix=asked.prefix)
         if asked.dry_run:
-            return await self._rehearse(request, group, tx)
+            return await self._rehearse(request, group, tx, body)
         return await self._writes.answer(request, tx, query.wait)
 
-    async def _rehearse(self, request: Request, group: str, tx: Transaction) -> Response:
+    async def _rehearse(self, request: Request, group: str, tx: Transaction, body: bytes) -> Response:
         """What `tx` would change if it were decided now."""
         stale_s = seconds(request, "versolog-staleness", STALENESS_MAX_S)
         try:
             partition = self._node.reader(group, stale_s=stale_s, forwarded=FORWARDED in request.headers)
         except Elsewhere as elsewhere:
-            raise Elsewhere(elsewhere.partition, await read_body(request)) from None
+            raise Elsewhere(elsewhere.partition, body, elsewhere.reason) from None
         return answer.document(_rehearsed(partition, tx), headers={"cache-control": "no-store"})
 
     async def _place(self, request: Request) -> Place:

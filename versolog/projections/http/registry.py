@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from functools import wraps
 from typing import Protocol
 
 import orjson
@@ -25,12 +27,33 @@ class Registered(Protocol):
     def refresh(self) -> None: ...
 
 
+Handler = Callable[["Registry", Request], Awaitable[Response]]
+
+
+def _in_its_own_words(handler: Handler) -> Handler:
+    """Errors in the shape that registry clients read."""
+
+    @wraps(handler)
+    async def answer(registry: Registry, request: Request) -> Response:
+        try:
+            return await handler(registry, request)
+        except VersologError as error:
+            status = int(error.status)
+            return _mistake(status, status * 100 + 1, error.detail)
+
+    return answer
+
+
 class Registry:
-    """The handlers of `/registry…`. Reading may wait for Kafka, so it's done in threads."""
+    """The handlers of `/registry…`. Reading may wait for Kafka, so it's done in threads.
+
+    Parameters that other registries know are passed over.
+    """
 
     def __init__(self, registered: Registered) -> None:
         self._registered = registered
 
+    @_in_its_own_words
     async def schema(self, request: Request) -> Response:
         """GET /registry/schemas/ids/{id}"""
         schema_id = _whole(segment(request, "id"))
@@ -42,16 +65,19 @@ class Registry:
             return _mistake(404, _SCHEMA_NOT_FOUND, "Schema not found")
         return _answer({"schema": text})
 
+    @_in_its_own_words
     async def subjects(self, request: Request) -> Response:
         """GET /registry/subjects"""
         return _answer(sorted(await self._known()))
 
+    @_in_its_own_words
     async def versions(self, request: Request) -> Response:
         """GET /registry/subjects/{subject}/versions"""
         subject = segment(request, "subject")
         ids = (await self._known(subject)).get(subject)
         return _no_subject(subject) if ids is None else _answer(list(range(1, len(ids) + 1)))
 
+    @_in_its_own_words
     async def version(self, request: Request) -> Response:
         """GET /registry/subjects/{subject}/versions/{version}"""
         subject, wanted = segment(request, "subject"), segment(request, "version")
@@ -68,6 +94,7 @@ class Registry:
             return _mistake(404, _VERSION_NOT_FOUND, f"Version {version} not found.")
         return await self._told(subject, version, ids[version - 1])
 
+    @_in_its_own_words
     async def lookup(self, request: Request) -> Response:
         """POST /registry/subjects/{subject}: whether the schema in the body is registered there"""
         subject = segment(request, "subject")
@@ -94,12 +121,6 @@ class Registry:
     async def _told(self, subject: str, version: int, schema_id: int) -> Response:
         text = await asyncio.to_thread(self._registered.text_of, schema_id)
         return _answer({"subject": subject, "version": version, "id": schema_id, "schemaType": "AVRO", "schema": text})
-
-
-def registry_problem(error: VersologError) -> Response:
-    """`error` in the shape that registry clients read."""
-    status = int(error.status)
-    return _mistake(status, status * 100 + 1, error.detail)
 
 
 def _no_subject(subject: str) -> Response:

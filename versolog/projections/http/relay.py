@@ -53,16 +53,16 @@ class Relay:
         )
         raw_path: bytes = request.scope["raw_path"]
         query: bytes = request.scope["query_string"]
-        return _streamed(await self._ask_owner(elsewhere.partition, asked, raw_path + (b"?" + query if query else b"")))
+        return _streamed(await self._ask_owner(elsewhere, asked, raw_path + (b"?" + query if query else b"")))
 
-    async def transaction(self, partition: int, tx: Transaction, timeout_s: float) -> Response:
+    async def transaction(self, elsewhere: Elsewhere, tx: Transaction, timeout_s: float) -> Response:
         """The owner's answer to `tx`. Raises Unavailable."""
-        found = await self._send(partition, tx, timeout_s)
+        found = await self._send(elsewhere, tx, timeout_s)
         return Response(await found.aread(), found.status_code, _answer_headers(found))
 
-    async def outcome(self, partition: int, tx: Transaction, timeout_s: float) -> dict[str, Any]:
+    async def outcome(self, elsewhere: Elsewhere, tx: Transaction, timeout_s: float) -> dict[str, Any]:
         """As `transaction`, for a line of a batch: the body alone."""
-        found = await self._send(partition, tx, timeout_s)
+        found = await self._send(elsewhere, tx, timeout_s)
         body = orjson.loads(await found.aread())
         if "outcome" in body:
             return {name: value for name, value in body.items() if name not in ("type", "title", "status")}
@@ -87,7 +87,7 @@ class Relay:
         missing = self._node.elsewhere()
         owners = await self._node.owners() if missing else {}
         if away := [number for number in missing if number not in owners]:
-            raise _owner_away(away[0])
+            raise Elsewhere(away[0]).nobody()
         answers = []
         for url in sorted({owners[number] for number in missing} - {self._node.own_url}):
             try:
@@ -99,19 +99,19 @@ class Relay:
             answers.append(orjson.loads(found.content))
         return answers
 
-    async def _send(self, partition: int, tx: Transaction, timeout_s: float) -> httpx.Response:
+    async def _send(self, elsewhere: Elsewhere, tx: Transaction, timeout_s: float) -> httpx.Response:
         asked = self._client.build_request(
             "POST",
             "http://owner",
             headers={"content-type": answer.JSON, "versolog-wait": f"{timeout_s:.3f}", FORWARDED: "1"},
             content=orjson.dumps(tx.to_json()),
         )
-        return await self._ask_owner(partition, asked, b"/v1/transactions")
+        return await self._ask_owner(elsewhere, asked, b"/v1/transactions")
 
-    async def _ask_owner(self, partition: int, asked: httpx.Request, target: bytes) -> httpx.Response:
+    async def _ask_owner(self, elsewhere: Elsewhere, asked: httpx.Request, target: bytes) -> httpx.Response:
         """The owner's answer, its body not read yet; asked for anew once where it moved or doesn't answer."""
         for refresh in (False, True):
-            url = (await self._node.owners(refresh=refresh)).get(partition)
+            url = (await self._node.owners(refresh=refresh)).get(elsewhere.partition)
             if url is None or url == self._node.own_url:
                 continue
             asked.url = httpx.URL(url).copy_with(raw_path=target)
@@ -122,13 +122,7 @@ class Relay:
                 continue
             if refresh or not await _is_not_owner(found):
                 return found
-        raise _owner_away(partition)
-
-
-def _owner_away(partition: int) -> Unavailable:
-    return Unavailable(
-        f"partition {partition} has no owner that answers; ask again", code="owner-away", partition=partition
-    )
+        raise elsewhere.nobody()
 
 
 async def _is_not_owner(found: httpx.Response) -> bool:

@@ -6,7 +6,7 @@ import re
 from typing import Annotated, Any, TypeVar
 from urllib.parse import parse_qsl, unquote
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 from pydantic_core import ErrorDetails
 from starlette.requests import Request
 
@@ -44,9 +44,23 @@ def _flag(text: Any) -> Any:
     return text
 
 
+def _reference(given: Any) -> Any:
+    if isinstance(given, int) and not isinstance(given, bool):
+        return str(given)
+    if not isinstance(given, str):
+        raise ValueError("a version, a name or a time is wanted")
+    return given
+
+
 Whole = Annotated[int, BeforeValidator(_whole)]
 Seconds = Annotated[float, BeforeValidator(_seconds)]
 Flag = Annotated[bool, BeforeValidator(_flag)]
+Reference = Annotated[
+    str,
+    BeforeValidator(_reference),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "integer", "minimum": 1}]}),
+]
+"""Where to read, in a JSON body: a version may be written as a number."""
 
 
 class Asked(BaseModel):
@@ -159,9 +173,8 @@ async def read_json(request: Request) -> Any:
     return from_text(body)
 
 
-async def read_fields(request: Request, model: type[Model]) -> Model:
-    """The JSON object in the body as `model`; an empty body is an empty object."""
-    body = await read_body(request)
+def fields_in(body: bytes, model: type[Model]) -> Model:
+    """The JSON object in a body as `model`; an empty body is an empty object."""
     value = from_text(body) if body else {}
     if not isinstance(value, dict):
         raise Malformed("the body is a JSON object here", field="")

@@ -202,6 +202,13 @@ class Problem(BaseModel):
     code: str
 
 
+class RegistryProblem(Shape):
+    """An error as Confluent's registry tells it."""
+
+    error_code: int
+    message: str
+
+
 class Live(Shape):
     """The process answers."""
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from pydantic import Field
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from versolog.projections.http import answer
 from versolog.projections.http.lines import lines
@@ -85,7 +85,7 @@ class Writes:
         except Elsewhere as elsewhere:
             if FORWARDED in request.headers:
                 raise elsewhere.mistaken() from None
-            return await self._relay.transaction(elsewhere.partition, tx, timeout_s)
+            return await self._relay.transaction(elsewhere, tx, timeout_s)
         except Undecided as late:
             self._metrics.decided("undecided")
             return undecided(late, tx)
@@ -95,7 +95,7 @@ class Writes:
     async def batch(self, request: Request) -> Response:
         """POST /v1/transactions:batch"""
         query = read_query(request, WriteQuery)
-        return StreamingResponse(self._batch(request, wait_s(request, query.wait)), 200, media_type=answer.NDJSON)
+        return answer.Talk(self._batch(request, wait_s(request, query.wait)), 200, media_type=answer.NDJSON)
 
     async def _batch(self, request: Request, timeout_s: float) -> AsyncIterator[bytes]:
         """The outcome of each line, in order, each as soon as those before it are known."""
@@ -104,14 +104,18 @@ class Writes:
         told = bytearray()
         try:
             while True:
-                line = asked.get_nowait() if not asked.empty() else None
-                if told and (line is None or not line.is_settled or len(told) >= FLUSH_BYTES):
+                if told and (asked.empty() or len(told) >= FLUSH_BYTES):
                     yield bytes(told)
                     told.clear()
-                line = line or await asked.get()
+                line = await asked.get()
                 if line is None:
                     break
+                if told and not line.is_settled:
+                    yield bytes(told)
+                    told.clear()
                 told += answer.text(await line.outcome(self._metrics)) + b"\n"
+            if told:
+                yield bytes(told)
             await reader
         finally:
             reader.cancel()
@@ -143,7 +147,7 @@ class Writes:
             tx_id = tx.id
             return _Sent(self._node.send(tx), tx, time.monotonic() + timeout_s)
         except Elsewhere as elsewhere:
-            return _Passed(asyncio.create_task(self._relay.outcome(elsewhere.partition, tx, timeout_s)), tx)
+            return _Passed(asyncio.create_task(self._relay.outcome(elsewhere, tx, timeout_s)), tx)
         except VersologError as error:
             return _Settled(_unsent(tx_id, error))
 

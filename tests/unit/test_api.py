@@ -1,0 +1,418 @@
+"""The application around its endpoints: one kind of error, limits, waiting, other nodes, health, documents."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+from structlog.testing import capture_logs
+
+from tests.inprocess import PARTITIONS, House, house
+from versolog.projections.http import answer, cursor
+from versolog.projections.http.request import BODY_BYTES_MAX
+from versolog.schemas import codec as avro
+from versolog.schemas.errors import BrokenLog, Invalid, Malformed
+from versolog.schemas.topics import partition_of
+from versolog.streams.runtime import HttpServer
+
+pytestmark = pytest.mark.anyio
+
+ROW = "/v1/groups/UA/tables/flights/rows/k1"
+ENDPOINTS = [
+    ("GET", "/v1/groups"),
+    ("GET", "/v1/groups/UA"),
+    ("GET", "/v1/groups/UA/log"),
+    ("GET", "/v1/groups/UA/diff?from=1"),
+    ("GET", "/v1/groups/UA/commits/1"),
+    ("GET", "/v1/groups/UA/branches"),
+    ("GET", "/v1/groups/UA/tags"),
+    ("GET", "/v1/groups/UA/digest"),
+    ("GET", "/v1/groups/UA/verify"),
+    ("GET", "/v1/groups/UA/tables/flights/rows"),
+    ("GET", ROW),
+    ("PUT", ROW),
+    ("PATCH", ROW),
+    ("DELETE", ROW),
+    ("GET", "/v1/groups/UA/tables/flights/history?key=k1"),
+    ("GET", "/v1/groups/UA/tables/flights/blame?key=k1"),
+    ("GET", "/v1/groups/UA/tables/flights/schema"),
+    ("POST", "/v1/transactions"),
+    ("POST", "/v1/transactions:batch"),
+    ("GET", "/v1/transactions/t-1"),
+    ("POST", "/v1/groups/UA/rollbacks"),
+    ("PUT", "/v1/groups/UA/tags/x"),
+    ("DELETE", "/v1/groups/UA/tags/x"),
+    ("DELETE", "/v1/groups/UA"),
+]
+
+
+def is_problem(response: httpx.Response, status: int, code: str) -> bool:
+    problem = response.json()
+    told = (response.status_code, problem["status"], problem["code"])
+    assert told == (status, status, code), response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    assert problem["type"] == f"https://versolog.dev/problems/{code}"
+    return True
+
+
+@pytest.mark.parametrize(("method", "path"), ENDPOINTS)
+async def test_an_unknown_parameter_is_refused_and_named(tmp_path: Path, method: str, path: str) -> None:
+    async with house(tmp_path) as (built, client):
+        joint = "&" if "?" in path else "?"
+        refused = await client.request(method, f"{path}{joint}colour=red")
+        assert is_problem(refused, 422, "invalid")
+        assert refused.json()["field"] == "colour"
+        twice = await client.request(method, f"{path}{joint}wait=1&wait=2")
+        assert is_problem(twice, 400, "malformed")
+        assert built.log.taken == 0
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "field"),
+    [
+        ("limit=ten", 400, "limit"),
+        ("limit=1_0", 400, "limit"),
+        ("limit=+5", 400, "limit"),
+        ("limit=1.0", 400, "limit"),
+        ("limit=", 400, "limit"),
+        ("limit=0", 422, "limit"),
+        ("limit=10001", 422, "limit"),
+        ("limit=-1", 400, "limit"),
+        ("wait=inf", 400, "wait"),
+        ("wait=31", 422, "wait"),
+        ("stale=nan", 400, "stale"),
+        ("at=", 400, "at"),
+        ("at=a~b", 400, "at"),
+        ("at=%ff", 400, None),
+        ("where=delay>", 400, "where"),
+    ],
+)
+async def test_a_parameter_that_can_not_be_meant_is_refused_and_named(
+    tmp_path: Path, query: str, status: int, field: str | None
+) -> None:
+    async with house(tmp_path) as (_, client):
+        await client.put(ROW, json={})
+        refused = await client.get(f"/v1/groups/UA/tables/flights/rows?{query}")
+        assert (refused.status_code, refused.json().get("field")) == (status, field), refused.text
+
+
+@pytest.mark.parametrize(
+    ("header", "value", "status"),
+    [("versolog-wait", "soon", 400), ("versolog-wait", "99", 422), ("versolog-token", "x", 400)],
+)
+async def test_a_header_that_can_not_be_read_is_refused(tmp_path: Path, header: str, value: str, status: int) -> None:
+    async with house(tmp_path) as (_, client):
+        refused = await client.get(ROW, headers={header: value, "versolog-token": "UA:1"} | {header: value})
+        assert refused.status_code == status, refused.text
+
+
+async def test_unknown_paths_and_methods_are_problems_that_help(tmp_path: Path) -> None:
+    async with house(tmp_path) as (_, client):
+        for path in ("/", "/v1", "/v1/groups/", "/v1/groups/UA/tables/t", "/v1/groups//log", "/v2/groups", "/docs/"):
+            assert is_problem(await client.get(path), 404, "unknown-path")
+        wrong = await client.post(ROW)
+        assert is_problem(wrong, 405, "method-not-allowed")
+        assert wrong.headers["allow"] == "DELETE, GET, PATCH, PUT"
+        assert (await client.delete("/v1/transactions")).headers["allow"] == "POST"
+        assert is_problem(await client.get("/v1/groups/%FF/log"), 400, "malformed")
+
+
+async def test_what_breaks_inside_is_500_without_its_reason_and_logged_with_it(tmp_path: Path) -> None:
+    async with house(tmp_path) as (built, client):
+        await client.put(ROW, json={})
+        for partition in built.partitions.values():
+            partition.view.row = None  # type: ignore[assignment]
+            partition.view.diff = None  # type: ignore[assignment]
+        for path in (ROW, "/v1/groups/UA/diff?from=1"):
+            with capture_logs() as logs:
+                broken = await client.get(path)
+            assert is_problem(broken, 500, "internal")
+            assert "NoneType" not in broken.text
+            failed = next(entry for entry in logs if entry["log_level"] == "error")
+            assert "not callable" in repr(failed["exc_info"])
+            assert broken.json()["incident"] in "".join(failed["exc_info"].__notes__)
+
+
+async def test_the_log_holds_neither_bodies_nor_queries(tmp_path: Path) -> None:
+    async with house(tmp_path) as (_, client):
+        with capture_logs() as logs:
+            await client.put(ROW, json={"x": "hunter2"}, params={"message": "hunter2"})
+            await client.post("/v1/transactions", content=b"hunter2")
+        assert "hunter2" not in repr(logs)
+        assert [(entry["method"], entry["status"], entry["log_level"]) for entry in logs] == [
+            ("PUT", 201, "debug"), ("POST", 400, "info"),
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ["/v1/transactions", ROW, "/v1/groups/UA/rollbacks"])
+async def test_a_body_over_the_limit_is_cut_off_early(tmp_path: Path, path: str) -> None:
+    async with house(tmp_path) as (_, client):
+        method = "PUT" if path == ROW else "POST"
+        read = 0
+
+        async def endless() -> AsyncIterator[bytes]:
+            nonlocal read
+            while read < 50_000_000:
+                read += 65_536
+                yield b" " * 65_536
+
+        assert is_problem(await client.request(method, path, content=endless()), 413, "too-large")
+        assert read < BODY_BYTES_MAX + 200_000
+        declared = await client.request(method, path, content=b"", headers={"content-length": "50000000"})
+        assert is_problem(declared, 413, "too-large")
+
+
+async def test_a_row_or_a_key_over_its_limit_is_refused(tmp_path: Path) -> None:
+    async with house(tmp_path) as (_, client):
+        large = await client.put(ROW, json={"x": "x" * 600_000})
+        assert is_problem(large, 413, "too-large")
+        assert large.json()["limit"] == 512 * 1024
+        assert is_problem(await client.put(f"{ROW}{'x' * 1_100}", json={}), 413, "too-large")
+        assert is_problem(await client.put(ROW, json=[1]), 422, "invalid")
+        assert is_problem(await client.put(ROW, content=b"{"), 400, "malformed")
+        assert is_problem(await client.put(ROW, content=b'{"x": 1e400}'), 400, "malformed")
+
+
+async def test_a_page_of_another_site_can_not_write(tmp_path: Path) -> None:
+    async with house(tmp_path) as (built, client):
+        foreign = await client.put(ROW, json={}, headers={"origin": "https://example.org"})
+        assert is_problem(foreign, 403, "foreign-origin")
+        assert built.log.taken == 0
+        assert (await client.put(ROW, json={}, headers={"origin": "http://node"})).status_code == 201
+        assert (await client.get(ROW, headers={"origin": "https://example.org"})).status_code == 200
+
+
+async def test_a_read_with_a_token_waits_for_its_write(tmp_path: Path) -> None:
+    async with house(tmp_path) as (built, client):
+        other = next(f"g{n}" for n in range(99) if partition_of(f"g{n}", PARTITIONS) != partition_of("UA", PARTITIONS))
+        await client.put(ROW, json={"n": 1})
+        built.log.held = True
+        writing = asyncio.create_task(client.put(ROW, json={"n": 2}))
+        reading = asyncio.create_task(client.get(ROW, headers={"versolog-token": f"UA:2,{other}:9"}))
+        late = await client.get(ROW, headers={"versolog-token": "UA:2", "versolog-wait": "0.02"})
+        assert is_problem(late, 503, "not-yet-visible")
+        assert late.headers["retry-after"] == "1"
+        assert not reading.done()
+        built.log.release()
+        assert (await reading).json()["row"] == {"n": 2}
+        assert (await writing).status_code == 201
+
+
+async def test_a_partition_being_taken_over_or_stopped_is_503(tmp_path: Path) -> None:
+    async with house(tmp_path) as (built, client):
+        await client.put(ROW, json={})
+        partition = built.partitions[partition_of("UA", PARTITIONS)]
+        partition.role = "recovering"
+        assert is_problem(await client.get(ROW), 503, "recovering")
+        partition.stop(BrokenLog("version 3 is missing"))
+        stopped = await client.get(ROW)
+        assert is_problem(stopped, 503, "broken-log")
+        assert "version 3 is missing" in stopped.text
+        ready = await client.get("/readyz")
+        assert ready.status_code == 503
+        told = ready.json()["partitions"][partition.number]
+        assert (told["role"], told["error"]) == ("stopped", "version 3 is missing")
+        assert (await client.get("/livez")).json() == {"status": "live"}
+
+
+async def test_ready_tells_roles_and_metrics_count_answers(tmp_path: Path) -> None:
+    async with house(tmp_path) as (_, client):
+        await client.put(ROW, json={})
+        await client.get(ROW)
+        ready = await client.get("/readyz")
+        assert ready.status_code == 200
+        assert [one["role"] for one in ready.json()["partitions"]] == ["owner"] * PARTITIONS
+        text = (await client.get("/metrics")).text
+        route = "/v1/groups/{group}/tables/{table}/rows/{key}"
+        assert f'versolog_http_requests_total{{method="GET",route="{route}",status="200"}} 1.0' in text
+        assert 'versolog_http_transactions_total{outcome="committed"} 1.0' in text
+        assert 'versolog_partition_role{partition="0",role="owner"} 1.0' in text
+        await client.get("/v1/nothing/here")
+        assert 'route="unmatched"' in (await client.get("/metrics")).text
+
+
+@asynccontextmanager
+async def two_nodes(directory: Path) -> AsyncIterator[tuple[httpx.AsyncClient, httpx.AsyncClient]]:
+    """Clients of two nodes on real ports, each owning half of the partitions and seeing none of the other's."""
+    apps: list[Any] = []
+
+    def served(number: int) -> Any:
+        async def serve(scope: Any, receive: Any, send: Any) -> None:
+            await apps[number](scope, receive, send)
+
+        return serve
+
+    servers = [HttpServer(served(number), "127.0.0.1", 0) for number in range(2)]
+    urls = [f"http://127.0.0.1:{server.port}" for server in servers]
+    houses = [
+        House(
+            directory / str(which),
+            roles={number: "owner" if number % 2 == which else "idle" for number in range(PARTITIONS)},
+            url=urls[which],
+        )
+        for which in range(2)
+    ]
+    for built in houses:
+        built.owners = {number: urls[number % 2] for number in range(PARTITIONS)}
+        apps.append(built.app)
+    serving = [asyncio.create_task(server.serve()) for server in servers]
+    try:
+        async with httpx.AsyncClient(base_url=urls[0]) as even, httpx.AsyncClient(base_url=urls[1]) as odd:
+            yield even, odd
+    finally:
+        for server in servers:
+            server.stop()
+        await asyncio.gather(*serving)
+        for built in houses:
+            built.close()
+
+
+async def test_a_node_passes_reads_and_writes_on_to_the_owner(tmp_path: Path) -> None:
+    names = [f"g/{number}%" for number in range(8)]
+    async with two_nodes(tmp_path) as (even, odd):
+        for index, name in enumerate(names):
+            path = f"/v1/groups/{name.replace('%', '%25').replace('/', '%2F')}/tables/t%2Fu/rows/a%2Fb//c"
+            asker, other = (odd, even) if index % 2 else (even, odd)
+            written = await asker.put(path, json={"n": index}, headers={"if-none-match": "*"})
+            assert written.status_code == 201, written.text
+            token = {"versolog-token": written.headers["versolog-token"]}
+            for client in (asker, other):
+                read = await client.get(path, headers=token)
+                assert (read.json()["row"], read.json()["key"]) == ({"n": index}, "a/b//c")
+                assert read.headers["etag"] == '"1"'
+                assert (await client.get(path, headers={"if-none-match": '"1"'})).status_code == 304
+            refused = await other.put(path, json={}, headers={"if-none-match": "*"})
+            assert (refused.status_code, refused.json()["found"]) == (412, 1)
+            tx_id = written.json()["id"]
+            for query in ({}, {"group": name}):
+                assert (await other.get(f"/v1/transactions/{tx_id}", params=query)).json()["id"] == tx_id
+        for client in (odd, even):
+            listed = (await client.get("/v1/groups", params={"limit": "5"})).json()
+            rest = (await client.get("/v1/groups", params={"limit": "5", "cursor": listed["cursor"]})).json()
+            assert [one["group"] for one in listed["groups"] + rest["groups"]] == names
+        digests = [(await client.get("/v1/digest")).json() for client in (odd, even)]
+        assert digests[0] == digests[1]
+        assert digests[0]["groups"] == len(names)
+
+
+async def test_a_batch_and_a_rehearsal_are_passed_on_too(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path) as (_, odd):
+        lines = [
+                {"id": f"t-{number}", "group": f"g{number}", "changes": [
+                    {"op": "put", "table": "t", "key": "k", "row": {}}], "expect_head": number // 6}
+                for number in range(8)
+            ]  # fmt: skip
+        text = b"\n".join(orjson.dumps(line) for line in lines)
+        told = [json.loads(line) for line in (await odd.post("/v1/transactions:batch", content=text)).iter_lines()]
+        assert [one["id"] for one in told] == [f"t-{number}" for number in range(8)]
+        assert [one["outcome"] for one in told] == ["committed"] * 6 + ["refused"] * 2
+        for number in range(6):
+            asked = {"to": 1, "dry_run": True}
+            rehearsal = await odd.post(f"/v1/groups/g{number}/rollbacks", json=asked)
+            assert (rehearsal.status_code, rehearsal.json()["counts"]["rows"]) == (200, 0)
+
+
+async def test_an_owner_that_is_away_or_not_known_is_503(tmp_path: Path) -> None:
+    idle = dict.fromkeys(range(PARTITIONS), "idle")
+    async with house(tmp_path, roles=idle) as (built, client):
+        assert is_problem(await client.get(ROW), 503, "owner-away")
+        built.owners = dict.fromkeys(range(PARTITIONS), "http://127.0.0.1:1")
+        assert is_problem(await client.get(ROW), 503, "owner-away")
+        assert is_problem(await client.put(ROW, json={}), 503, "owner-away")
+        assert is_problem(await client.get("/v1/groups"), 503, "owner-away")
+        once = {"versolog-forwarded": "1"}
+        assert is_problem(await client.get(ROW, headers=once), 503, "not-owner")
+        assert is_problem(await client.put(ROW, json={}, headers=once), 503, "not-owner")
+
+
+async def test_a_follower_answers_who_allows_staleness(tmp_path: Path) -> None:
+    async with house(tmp_path) as (built, client):
+        await client.put(ROW, json={"n": 1})
+        for partition in built.partitions.values():
+            partition.role = "follower"
+        assert is_problem(await client.get(ROW), 503, "owner-away")
+        built.lag.staleness_s = lambda number: 0.5  # type: ignore[method-assign]
+        read = await client.get(ROW, params={"stale": "1"})
+        assert (read.json()["row"], read.headers["versolog-staleness-bound"]) == ({"n": 1}, "0.500")
+        assert is_problem(await client.get(ROW, headers={"versolog-staleness": "0.4"}), 503, "owner-away")
+        assert (await client.put(ROW, json={"n": 2})).status_code == 201
+
+
+async def test_the_registry_speaks_as_confluents_does(tmp_path: Path) -> None:
+    async with house(tmp_path) as (_, client):
+        start = "/registry"
+        client.headers["accept"] = "application/vnd.schemaregistry.v1+json"
+        found = await client.get(f"{start}/schemas/ids/3")
+        assert found.headers["content-type"] == "application/vnd.schemaregistry.v1+json"
+        assert found.json() == {"schema": avro.schema("Commit").text}
+        subjects = (await client.get(f"{start}/subjects")).json()
+        assert subjects == sorted(subjects)
+        versions = f"{start}/subjects/versolog.commits-value/versions"
+        assert (await client.get(versions)).json() == [1]
+        latest = (await client.get(f"{versions}/latest")).json()
+        assert (latest["subject"], latest["version"], latest["id"]) == ("versolog.commits-value", 1, 3)
+        lookup = await client.post(f"{start}/subjects/versolog.commits-value", json={"schema": latest["schema"]})
+        assert lookup.json()["id"] == 3
+        for path, code in (
+            ("/schemas/ids/99", 40403),
+            ("/schemas/ids/x", 40403),
+            ("/subjects/none/versions", 40401),
+            ("/subjects/versolog.commits-value/versions/2", 40402),
+            ("/subjects/versolog.commits-value/versions/0", 42202),
+        ):
+            missing = await client.get(start + path)
+            assert (missing.status_code, missing.json()["error_code"]) == (code // 100, code)
+        other = await client.post(f"{start}/subjects/versolog.commits-value", json={"schema": '"string"'})
+        assert other.json()["error_code"] == 40403
+
+
+async def test_the_reference_page_needs_nothing_but_itself(tmp_path: Path) -> None:
+    async with house(tmp_path) as (_, client):
+        page = (await client.get("/docs")).text
+        document = (await client.get("/openapi.json")).json()
+        assert not re.findall(r"(?:src|href)=\"(?:https?:)?//", page)
+        assert "<script" not in page
+        for path in document["paths"]:
+            assert f"<code>{path}</code>" in page
+        assert document["openapi"].startswith("3.1")
+
+
+async def test_every_operation_is_documented_with_a_summary_and_its_errors(tmp_path: Path) -> None:
+    async with house(tmp_path) as (_, client):
+        document = (await client.get("/openapi.json")).json()
+        ids = []
+        for path, item in document["paths"].items():
+            for operation in item.values():
+                ids.append(operation["operationId"])
+                assert operation["summary"]
+                named = {one["name"] for one in operation["parameters"] if one["in"] == "path"}
+                assert named == set(re.findall(r"\{(\w+)\}", path))
+                assert all(one["description"] for one in operation["parameters"])
+                if not path.startswith("/registry"):
+                    assert "application/problem+json" in operation["responses"]["default"]["content"]
+        assert len(set(ids)) == len(ids)
+
+
+def test_a_cursor_is_sealed_to_its_listing() -> None:
+    of = cursor.listing("rows", "g", None)
+    sealed = cursor.seal(of, ["main", 1, 7, "ключ"])
+    assert cursor.unseal(of, sealed) == ["main", 1, 7, "ключ"]
+    with pytest.raises(Invalid, match="another query"):
+        cursor.unseal(cursor.listing("rows", "g", ""), sealed)
+    for index in range(len(sealed)):
+        changed = sealed[:index] + ("A" if sealed[index] != "A" else "B") + sealed[index + 1 :]
+        with pytest.raises(Malformed):
+            cursor.unseal(of, changed)
+
+
+def test_a_problem_that_can_pass_says_when_to_ask_again() -> None:
+    assert "retry-after" not in answer.problem(Malformed("no")).headers
+    assert answer.problem(BrokenLog("gap")).headers["retry-after"] == "1"
