@@ -18,7 +18,7 @@ from typing import Any
 from confluent_kafka import Message, Producer
 
 from versolog.projections.copy import Manifest, open_copy
-from versolog.projections.digest import store_digest
+from versolog.projections.digest import group_digest, store_digest
 from versolog.projections.store import Store
 from versolog.projections.tail import OUTCOMES, Ends, Tail, catch_up, last_record
 from versolog.schemas import codec as avro
@@ -270,7 +270,8 @@ def _with_digest(directory: Path, manifest: Manifest) -> Manifest:
             step = store.step(manifest.group, manifest.version)
             assert step is not None, "the version was folded"
             time_ms = step.committed_at - 1  # a later version may have the same committed_at and is not here
-        digest = store_digest([partition.store for partition in partitions.values()])
+        stores = [partition.store for partition in partitions.values()]
+        digest = store_digest(stores) if manifest.group is None else group_digest(stores[0], manifest.group)
         return replace(manifest, digest=digest.hex(), time_ms=time_ms)
     finally:
         for partition in partitions.values():
