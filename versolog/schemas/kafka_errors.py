@@ -24,6 +24,15 @@ _NEEDS_CONFIGURING = {
     KafkaError.INVALID_CONFIG: "the cluster refuses a setting",
     KafkaError._INVALID_ARG: "a Kafka setting is wrong",
 }
+PASSING = {
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+    KafkaError.REPLICA_NOT_AVAILABLE,
+    KafkaError._TRANSPORT,
+}
+"""What Kafka answers while it starts, or while a leader moves: asked again soon, it will answer otherwise."""
 _TOO_LARGE = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE}
 
 

@@ -18,13 +18,12 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 
 from versolog.schemas.codec import NAMESPACE, Schema
 from versolog.schemas.errors import Malformed, Misconfigured, Unavailable, VersologError
-from versolog.schemas.kafka_errors import from_kafka
+from versolog.schemas.kafka_errors import PASSING, from_kafka
 from versolog.schemas.topics import Topics
 
 REQUEST_TIMEOUT_S = 10.0
 POLL_S = 0.5
 RETRY_AFTER_S = 0.05
-_PASSING = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError._TRANSPORT}
 _MARKER = orjson.dumps({"versolog": "schema ids begin at 1"})
 
 logger = logging.getLogger(__name__)
@@ -154,7 +153,7 @@ class TopicRegistry:
                 _, end = consumer.get_watermark_offsets(self._partition, timeout=left_s, cached=False)
                 return end
             except KafkaException as error:
-                if error.args[0].code() not in _PASSING or time.monotonic() > deadline:
+                if error.args[0].code() not in PASSING or time.monotonic() > deadline:
                     raise
                 time.sleep(RETRY_AFTER_S)
 
@@ -206,6 +205,7 @@ class TopicRegistry:
                 "acks": "all",
                 "enable.idempotence": False,  # twice is the same as once here, and an idempotent producer starts slowly
                 "message.timeout.ms": int(self._timeout_s * 1000),
+                "linger.ms": 0,
                 "log_level": 0,
             }
         )

@@ -161,7 +161,10 @@ def _wanted(topics: Topics, partitions: int) -> dict[str, tuple[int, dict[str, s
 
 def _admin(kafka: dict[str, Any]) -> AdminClient:
     # Failures are raised here, with what librdkafka would have logged to the standard error.
-    return AdminClient({**kafka, "log_level": 0})
+    try:
+        return AdminClient({**kafka, "log_level": 0})
+    except KafkaException as error:
+        raise from_kafka(error, "connecting to Kafka") from error
 
 
 def _create(admin: AdminClient, wanted: dict[str, tuple[int, dict[str, str]]], replication: int, fsync: bool) -> None:

@@ -18,7 +18,7 @@ from confluent_kafka.admin import AdminClient, ListOffsetsResultInfo, OffsetSpec
 from versolog.schemas import codec
 from versolog.schemas.codec import Codec
 from versolog.schemas.errors import Unavailable, VersologError
-from versolog.schemas.kafka_errors import from_kafka
+from versolog.schemas.kafka_errors import PASSING, from_kafka
 from versolog.schemas.outcome import Outcome
 from versolog.streams.sent import Decision
 
@@ -28,6 +28,7 @@ POLL_S = 0.02
 """A partition that is asked for begins to be read after so long at most."""
 RECORDS_AT_ONCE = 200
 FLOORS_TIMEOUT_S = 10.0
+RETRY_AFTER_S = 0.05
 DEAD_MAX = 10_000
 """So many decisions that nobody holds any more are forgotten together."""
 
@@ -71,11 +72,7 @@ class OutcomeReader:
         self.floors = [0] * partitions
         """For each partition an offset below which the outcome of nothing sent from now on can stand."""
         self.trouble = ""
-        for place, asked in self._ask_for_ends().items():
-            try:
-                self.floors[place.partition] = asked.result().offset
-            except KafkaException as error:
-                raise from_kafka(error, f"asking for the end of topic {topic}") from error
+        self._wait_for_floors()
 
     def expect(self, intent_hash: bytes) -> Decision:
         """The place for the outcome of an intent: the same one while anybody holds it."""
@@ -110,6 +107,18 @@ class OutcomeReader:
         """Have the floors raised to the topic's ends in the background. If that fails they stay, which only costs."""
         for place, asked in self._ask_for_ends().items():
             asked.add_done_callback(partial(self._raise_floor, place.partition))
+
+    def _wait_for_floors(self) -> None:
+        deadline = time.monotonic() + FLOORS_TIMEOUT_S
+        for place, asked in self._ask_for_ends().items():
+            while (error := asked.exception()) is not None:
+                if not isinstance(error, KafkaException):
+                    raise error
+                if error.args[0].code() not in PASSING or time.monotonic() > deadline:
+                    raise from_kafka(error, f"asking for the end of topic {self._topic}") from error
+                time.sleep(RETRY_AFTER_S)
+                asked = self._ask_for_ends()[place]
+            self.floors[place.partition] = asked.result().offset
 
     def _raise_floor(self, partition: int, answered: Future[ListOffsetsResultInfo]) -> None:
         if answered.exception() is None:
@@ -150,6 +159,7 @@ class OutcomeReader:
                 "isolation.level": "read_committed",
                 "auto.offset.reset": "error",
                 "error_cb": self._complain,
+                "logger": logger,
                 "log_level": 0,
             }
         )

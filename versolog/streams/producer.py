@@ -11,19 +11,16 @@ from collections.abc import AsyncIterable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from types import TracebackType
-from typing import Any, NamedTuple, Self
-
-from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka import Producer as KafkaProducer
+from typing import Any, Self
 
 from versolog.schemas import codec, times
 from versolog.schemas.codec import Codec, frame
 from versolog.schemas.errors import Conflict, Invalid, Misconfigured, TooMany, Unavailable, VersologError
-from versolog.schemas.kafka_errors import from_kafka
 from versolog.schemas.outcome import Outcome
 from versolog.schemas.registry import ConfluentRegistry, TopicRegistry
-from versolog.schemas.topics import PREFIX, RECORD_LIMIT_BYTES, Topics, describe, partition_of
+from versolog.schemas.topics import PREFIX, Topics, describe, partition_of
 from versolog.streams.chain import intent_hash
+from versolog.streams.link import Link, TransactionRecord
 from versolog.streams.outcome_reader import OutcomeReader
 from versolog.streams.sent import OUTCOME_TIMEOUT_S, AsyncSent, Sent
 from versolog.streams.transaction import Transaction
@@ -38,34 +35,11 @@ BUSY_S = 0.005
 ROOM_POLL_S = 0.01
 FLOORS_EVERY_S = 1.0
 FAILED_MAX = 10_000
-TROUBLE_RECENT_S = 30.0
 
-# What makes an acknowledgement worth its name. A setting of the caller's that contradicts is refused.
-_GUARANTEES: dict[str, Any] = {"acks": "all", "enable.idempotence": True}
-_TUNING: dict[str, Any] = {
-    "linger.ms": 1,
-    "compression.type": "lz4",
-    "message.timeout.ms": 120_000,
-    "message.max.bytes": RECORD_LIMIT_BYTES,
-    "queue.buffering.max.messages": 100_000,
-    "queue.buffering.max.kbytes": 131_072,
-}
 _TRANSACTION = codec.schema("Transaction")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
-_FENCED = {KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH}
-
 logger = logging.getLogger(__name__)
-
-
-class TransactionRecord(NamedTuple):
-    """A transaction as a Kafka record, in the order of `confluent_kafka.Producer.produce`'s arguments."""
-
-    topic: str
-    value: bytes
-    key: bytes
-    partition: int
-    headers: list[tuple[str, str | bytes | None]]
 
 
 class Producer:
@@ -93,28 +67,24 @@ class Producer:
         `send_timeout_s` bounds how long `send` blocks on a full queue. With a `transactional_id` all is sent inside
         `transaction()`.
         """
-        self._kafka_settings = {**(settings or {}), "bootstrap.servers": bootstrap}
-        self._transactional_id = transactional_id
+        kafka = {**(settings or {}), "bootstrap.servers": bootstrap}
         self._send_timeout_s = send_timeout_s
         self._base_headers: list[tuple[str, str | bytes | None]] = [
             ("ce_specversion", b"1.0"),
             ("ce_source", source.encode()),
         ]
         self.topics = Topics(prefix)
-        _refuse_weaker(self._kafka_settings)
-        self.partitions = describe(self._kafka_settings, self.topics).partitions
-        self._ids = _schema_ids(self._kafka_settings, self.topics, registry_url)
+        self.partitions = describe(kafka, self.topics).partitions
+        self._ids = _schema_ids(kafka, self.topics, registry_url)
         records = Codec(self._ids)
         self._frame = frame(records.id_of(_TRANSACTION), b"")
-        self._reader = OutcomeReader(self._kafka_settings, self.topics.outcomes, self.partitions, records)
-        self._renewing = threading.Lock()
+        self._reader = OutcomeReader(kafka, self.topics.outcomes, self.partitions, records)
         self._failed: dict[int, Sent] = {}
         self._failed_count = 0
-        self._trouble: tuple[str, float] | None = None
         self._open: list[Sent] | None = None
         self._sends = 0
         self._closed = threading.Event()
-        self._kafka = self._connected()
+        self._link = Link(kafka, transactional_id)
         self._poller = threading.Thread(target=self._poll, name="versolog-producer", daemon=True)
         self._poller.start()
 
@@ -126,10 +96,10 @@ class Producer:
         """
         record, sent = self._prepared(tx, traceparent)
         deadline = None
-        while not self._produce(record, sent):
+        while not self._write(record, sent):
             deadline = deadline or time.monotonic() + self._send_timeout_s
             self._check_room(deadline)
-            self._kafka.poll(ROOM_POLL_S)
+            self._link.serve(ROOM_POLL_S)
         return sent
 
     def send_many(self, txs: Iterable[Transaction]) -> list[Sent]:
@@ -147,7 +117,7 @@ class Producer:
         Raises Unavailable where that takes longer, and the error of the first transaction that failed since the last
         flush without anybody having asked for its result.
         """
-        left = self._kafka.flush(timeout_s)
+        left = self._link.flush(timeout_s)
         self._raise_failed()
         if left:
             raise Unavailable(
@@ -163,8 +133,7 @@ class Producer:
         try:
             self.flush(timeout_s)
         finally:
-            self._kafka.purge()
-            self._kafka.flush(1.0)
+            self._link.close()
             self._closed.set()
             self._poller.join()
             self._reader.close()
@@ -192,18 +161,20 @@ class Producer:
         Each of the transactions sent is still decided by itself. They count as accepted once this is left, and can't
         be decided before. One at a time, from one thread.
         """
-        if self._transactional_id is None:
+        if self._link.transactional_id is None:
             raise Misconfigured("the producer has no transactional_id; give it one to use Kafka transactions")
-        self._begin()
+        self._link.begin()
         held = self._open = []
         try:
             yield self
-            self._commit(held, timeout_s)
-        except BaseException as error:
-            self._abort(held, error, timeout_s)
+            self._link.commit(timeout_s)
+        except BaseException as cause:
+            self._abort(held, cause, timeout_s)
             raise
         finally:
             self._open = None
+        for sent in held:
+            sent.accept()
 
     def following(self, partition: int, floor: int) -> AbstractContextManager[None]:
         return self._reader.following(partition, floor)
@@ -218,11 +189,7 @@ class Producer:
             self._failed_count -= 1
 
     def trouble(self) -> str:
-        if self._reader.trouble:
-            return f" ({self._reader.trouble})"
-        if self._trouble is None or time.monotonic() - self._trouble[1] > TROUBLE_RECENT_S:
-            return ""
-        return f" ({self._trouble[0]})"
+        return f" ({self._reader.trouble})" if self._reader.trouble else self._link.trouble()
 
     def __enter__(self) -> Self:
         return self
@@ -252,7 +219,7 @@ class Producer:
         return partition
 
     def _prepared(self, tx: Transaction, traceparent: str | None) -> tuple[TransactionRecord, Sent]:
-        if self._transactional_id is not None and self._open is None:
+        if self._link.transactional_id is not None and self._open is None:
             raise Misconfigured("a producer with a transactional_id sends inside `with producer.transaction():`")
         if self._closed.is_set():
             raise Unavailable("the producer is closed")
@@ -261,21 +228,11 @@ class Producer:
         floor = self._reader.floors[record.partition]
         return record, Sent(tx.id, record.partition, decision, floor, self, held=self._open is not None)
 
-    def _produce(self, record: TransactionRecord, sent: Sent) -> bool:
+    def _write(self, record: TransactionRecord, sent: Sent) -> bool:
         """Hand the record to Kafka's client. False where its queue is full."""
-        kafka = self._kafka
         if self._sends % SERVED_EVERY == 0:
-            kafka.poll(0)
-        try:
-            kafka.produce(
-                record.topic, record.value, record.key, record.partition, sent.delivered, headers=record.headers
-            )
-        except BufferError:
-            return False
-        except KafkaException as error:
-            if not error.args[0].fatal() or self._transactional_id is not None:
-                raise from_kafka(error, f"sending transaction {sent.id}") from error
-            self._renew(kafka, error)
+            self._link.serve(0)
+        if not self._link.write(record, sent.delivered):
             return False
         self._sends += 1
         if self._open is not None:
@@ -286,32 +243,9 @@ class Producer:
         if time.monotonic() > deadline:
             raise TooMany(
                 f"Kafka's client has had no room for {self._send_timeout_s:g} s{self.trouble()}; "
-                f"{len(self._kafka):,} transactions wait. Slow down, and send this one again",
-                waiting=len(self._kafka),
+                f"{self._link.waiting:,} transactions wait. Slow down, and send this one again",
+                waiting=self._link.waiting,
             )
-
-    def _connected(self) -> KafkaProducer:
-        settings = {**_TUNING, **self._kafka_settings, **_GUARANTEES, "error_cb": self._complain, "log_level": 0}
-        if self._transactional_id is not None:
-            settings["transactional.id"] = self._transactional_id
-        try:
-            kafka = KafkaProducer(settings)
-            if self._transactional_id is not None:
-                kafka.init_transactions(FLUSH_TIMEOUT_S)
-        except KafkaException as error:
-            raise from_kafka(error, "starting a producer") from error
-        return kafka
-
-    def _renew(self, broken: KafkaProducer, error: KafkaException) -> None:
-        """After a fatal error Kafka's client refuses all. What it held fails, and a new one takes its place."""
-        if error.args[0].code() in _FENCED:
-            raise from_kafka(error, "writing to Kafka") from error  # to fence back would go on for ever
-        with self._renewing:
-            if self._kafka is broken:
-                logger.warning("the Kafka producer broke and is made anew: %s", error.args[0])
-                self._kafka = self._connected()
-                broken.purge()
-                broken.flush(1.0)
 
     def _poll(self) -> None:
         """Serve delivery reports while no busy sender does, and keep the floors fresh while something is sent.
@@ -324,46 +258,18 @@ class Producer:
             if busy:
                 self._closed.wait(BUSY_S)
             else:
-                self._kafka.poll(POLL_S)
+                self._link.serve(POLL_S)
             if self._sends != asked and time.monotonic() - asked_at > FLOORS_EVERY_S:
                 asked_at, asked = time.monotonic(), self._sends
                 self._reader.refresh_floors_soon()
 
-    def _commit(self, held: Sequence[Sent], timeout_s: float) -> None:
-        deadline = time.monotonic() + timeout_s
-        while True:
-            try:
-                self._kafka.commit_transaction(max(deadline - time.monotonic(), 0.1))
-            except KafkaException as error:
-                if error.args[0].retriable() and time.monotonic() < deadline:
-                    continue
-                raise from_kafka(error, "committing a Kafka transaction") from error
-            for sent in held:
-                sent.accept()
-            return
-
-    def _begin(self) -> None:
-        try:
-            self._kafka.begin_transaction()
-        except KafkaException as error:
-            self._renew(self._kafka, error)
-            self._kafka.begin_transaction()
-
     def _abort(self, held: Sequence[Sent], cause: BaseException, timeout_s: float) -> None:
-        """Leave nothing of the Kafka transaction in the log; where nobody can know, start a new producer."""
-        broken = self._kafka
+        """Leave nothing of the Kafka transaction in the log, and tell those who sent in it."""
+        failure: VersologError = Conflict(f"the Kafka transaction was aborted: {cause!r}", code="aborted")
         try:
-            broken.abort_transaction(timeout_s)
-        except KafkaException as error:
-            failure: VersologError = Unavailable(
-                f"nobody knows whether the Kafka transaction was committed ({error.args[0].str()}); send the ids again"
-            )
-            try:
-                self._renew(broken, error)  # whose `init_transactions` ends what the old one left open
-            except VersologError as still:
-                logger.error("after a Kafka transaction of unknown end: %s", still)
-        else:
-            failure = Conflict(f"the Kafka transaction was aborted: {cause!r}", code="aborted")
+            self._link.abort(timeout_s)
+        except VersologError as unknown:
+            failure = unknown
         for sent in held:
             sent.fail(failure)
             self.told(sent)  # whoever sent it gets `cause`
@@ -382,10 +288,6 @@ class Producer:
             failed=count,
             ids=[sent.id for sent in failed[:100]],
         ) from first
-
-    def _complain(self, error: KafkaError) -> None:
-        self._trouble = (error.str(), time.monotonic())
-        logger.warning("Kafka producer: %s", error)
 
 
 class AsyncProducer:
@@ -424,7 +326,7 @@ class AsyncProducer:
         producer = self._producer
         record, sent = producer._prepared(tx, traceparent)
         deadline = None
-        while not producer._produce(record, sent):
+        while not producer._write(record, sent):
             deadline = deadline or time.monotonic() + producer._send_timeout_s
             producer._check_room(deadline)
             await asyncio.sleep(ROOM_POLL_S)
@@ -470,15 +372,6 @@ class AsyncProducer:
                 "the producer is not connected yet; use `async with AsyncProducer(…)`, or await start()"
             )
         return self._started
-
-
-def _refuse_weaker(settings: Mapping[str, Any]) -> None:
-    for setting, value in _GUARANTEES.items():
-        asked = settings.get(setting, value)
-        if str(asked).lower() != str(value).lower() and not (setting == "acks" and str(asked) == "-1"):
-            raise Misconfigured(
-                f"{setting}={asked} would lose acknowledged transactions; versolog needs {value}", setting=setting
-            )
 
 
 def _schema_ids(
