@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from versolog.projections import keys, layout
+from versolog.projections import layout
 from versolog.projections.evolve import Families, Fold
 from versolog.projections.layout import GroupState, Pending, Piece
 from versolog.projections.store import Store
@@ -92,14 +92,10 @@ class StoreAudit:
         """After the last record: compare the groups' heads and refs, and look for what the log never wrote. With
         `only`, in that group."""
         for group, names in self._names.items():
-            state, known = (
-                self._shadow.groups.get(group),
-                self._store.stored(layout.REFS, layout.head_key(keys.text(group))),
-            )
-            if state is None or group in self._given_up:
+            if (state := self._shadow.groups.get(group)) is None or group in self._given_up:
                 continue
-            version = state.head.version
-            if known is None or layout.read_head(known).head.version == version:
+            version, head = state.head.version, self._store.head(group)
+            if head is None or head.version == version:
                 self._compare_refs(group, version, names)
                 self._count_rows(group, version)
         for group, _ in self._store.all_groups():
