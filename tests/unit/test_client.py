@@ -1,0 +1,308 @@
+"""The HTTP clients against a real server: the same calls, the same errors, tried again where that is safe."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.inprocess import House
+from versolog import AsyncClient, Client, Transaction
+from versolog.schemas.errors import (
+    Conflict,
+    Invalid,
+    NotFound,
+    PreconditionFailed,
+    TooLarge,
+    TooMany,
+    Unavailable,
+    Undecided,
+    VersologError,
+)
+from versolog.streams.runtime import HttpServer
+
+
+class Served:
+    """A house behind a real port, on a loop of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+        self._thread.start()
+        assert self._ready.wait(20)
+
+    def stop(self) -> None:
+        self.loop.call_soon_threadsafe(self._server.stop)
+        self._thread.join(20)
+
+    async def _serve(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.house = House(self._directory)
+        self._server = HttpServer(self.house.app, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.port}"
+        serving = asyncio.create_task(self._server.serve())
+        self._ready.set()
+        await serving
+        self.house.close()
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    running = Served(tmp_path)
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def db(served: Served) -> Iterator[Client]:
+    with Client(served.url, author="tests", timeout_s=5, retry_for_s=5) as client:
+        yield client
+
+
+@contextmanager
+def answering(*answers: httpx.Response | Exception, **options: Any) -> Iterator[tuple[Client, list[httpx.Request]]]:
+    """A client whose server gives these answers, the last one again and again."""
+    asked: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        found = answers[min(len(asked), len(answers)) - 1]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    with Client("http://node", transport=httpx.MockTransport(answer), **options) as client:
+        yield client, asked
+
+
+def problem(status: int, code: str, retry_after: str | None = None, **facts: Any) -> httpx.Response:
+    headers = {} if retry_after is None else {"retry-after": retry_after}
+    return httpx.Response(status, headers=headers, json={"code": code, "detail": "why", "status": status, **facts})
+
+
+COMMITTED = httpx.Response(
+    201,
+    json={
+        "id": "t-1", "outcome": "committed", "committed_at": "2013-06-01T00:00:00.000Z", "group": "g",
+        "branch": "main", "version": 7, "hash": "00" * 32, "token": "g:7",
+    },
+)  # fmt: skip
+
+
+def test_a_service_writes_reads_looks_back_and_rolls_back(db: Client) -> None:
+    first = db.transaction("UA", type="Boarding").put("flights", "k/1", {"status": "boarding", "delay": 0}).send()
+    tx = db.transaction("UA", author="ops", message="late crew").patch("flights", "k/1", {"delay": 25})
+    second = tx.expect("flights", "k/1", first.version).send()
+    row = db.row("UA", "flights", "k/1")
+    assert (row.row, row.version, row.key) == ({"status": "boarding", "delay": 25}, second.version, "k/1")
+    assert row.committed_at.tzinfo is not None
+    assert db.row("UA", "flights", "k/1", at=first.version).row["delay"] == 0
+    assert db.row("UA", "flights", "k/1", at=row.committed_at).version == second.version
+    rehearsal = db.rehearse_rollback("UA", first.version)
+    assert (rehearsal.counts.changed, rehearsal.rows[0].after) == (1, {"status": "boarding", "delay": 0})
+    db.rollback("UA", first.version, message="wrong flight")
+    assert db.row("UA", "flights", "k/1").row["delay"] == 0
+    assert [(past.version, past.author) for past in db.history("UA", "flights", "k/1")] == [
+        (3, "tests"), (2, "ops"), (1, "tests"),
+    ]  # fmt: skip
+    assert {field.path: field.version for field in db.blame("UA", "flights", "k/1")} == {
+        ("delay",): 3, ("status",): 1,
+    }  # fmt: skip
+    diff = db.diff("UA", 1, 2)
+    assert (diff.counts.rows, diff.rows[0].fields[0].before, diff.rows[0].fields[0].after) == (1, 0, 25)
+    assert [change.key for change in db.differences("UA", 1, 2)] == ["k/1"]
+    assert [commit.operation for commit in db.log("UA")] == ["rollback", "write", "write"]
+    assert db.commit("UA", 1).changes == (("flights", "k/1", {"status": "boarding", "delay": 0}),)
+    assert db.outcome(first.transaction_id, "UA") == db.outcome(first.transaction_id)
+
+
+def test_groups_refs_and_schemas(db: Client) -> None:
+    for number in range(3):
+        db.put(f"g/{number}", "t", "k", {"n": number})
+    assert [group.group for group in db.groups("g/")] == ["g/0", "g/1", "g/2"]
+    db.tag("g/0", "one")
+    db.tag("g/0", "two", 1)
+    db.delete_tag("g/0", "two")
+    assert [(tag.name, tag.version) for tag in db.tags("g/0")] == [("one", 1)]
+    assert [branch.name for branch in db.branches("g/0")] == ["main"]
+    schema = {"type": "record", "name": "R", "fields": [{"name": "n", "type": "long"}]}
+    db.set_schema("g/0", "t", schema)
+    assert db.schema("g/0", "t").schema == schema
+    with pytest.raises(Invalid) as misfit:
+        db.put("g/0", "t", "k", {"n": "x"})
+    assert misfit.value.code == "schema-mismatch"
+    db.set_schema("g/0", "t", None)
+    group = db.group("g/0", count=True)
+    assert (group.tags, group.tables) == ({"one": 1}, {"t": 1})
+    assert db.digest("g/0", at=1) != db.digest("g/0")
+    assert len(db.digest()) == 64
+    db.drop_group("g/2")
+    assert [group.group for group in db.groups()] == ["g/0", "g/1"]
+
+
+def test_rows_come_in_pages_of_one_version(db: Client) -> None:
+    for number in range(25):
+        db.put("g", "t", f"k{number:02}", {"n": number})
+    rows = db.rows("g", "t", page=10)
+    first = next(rows)
+    db.put("g", "t", "k99", {})
+    assert [first.key, *(row.key for row in rows)] == [f"k{number:02}" for number in range(25)]
+    assert [row.key for row in db.rows("g", "t", where="n >= 23")] == ["k23", "k24"]
+    assert [row.key for row in db.rows("g", "t", prefix="k1", start="k15", end="k17")] == ["k15", "k16"]
+
+
+@pytest.mark.parametrize("key", ["..", ".", "a/../b", "%2F", "ü?#&", " ", "\n"])
+def test_any_key_is_its_own_path(db: Client, key: str) -> None:
+    db.put("..", ".", key, {"key": key})
+    assert db.row("..", ".", key).key == key
+
+
+def test_refusals_are_raised_by_their_type(db: Client) -> None:
+    db.put("g", "t", "k", {"n": 1}, id="t-1")
+    with pytest.raises(PreconditionFailed) as mismatch:
+        db.transaction("g").put("t", "k", {}).expect_absent("t", "k").send()
+    assert (mismatch.value.code, mismatch.value.facts["found"]) == ("version-mismatch", 1)
+    with pytest.raises(Conflict, match="another content"):
+        db.put("g", "t", "k", {"n": 2}, id="t-1")
+    for unknown in (
+        lambda: db.row("g", "t", "no"),
+        lambda: db.row("no", "t", "k"),
+        lambda: db.row("g", "t", "k", at=9),
+    ):
+        with pytest.raises(NotFound):
+            unknown()
+    with pytest.raises(Invalid) as ahead:
+        db.row("g", "t", "k", at=datetime(2999, 1, 1, tzinfo=UTC))
+    assert ahead.value.code == "time-to-come"
+    with pytest.raises(TooLarge):
+        db.put("g", "t", "k", {"x": "x" * 600_000})
+
+
+def test_many_are_sent_at_once_and_answered_in_order(db: Client) -> None:
+    def asked() -> Iterator[Transaction]:
+        for number in range(4_500):
+            tx = Transaction(f"g{number % 3}", id=f"t-{number}").add("t", "sum", {"n": 1})
+            yield tx.expect_head(0) if number == 3_000 else tx
+
+    outcomes = list(db.send_many(asked()))
+    assert [outcome.transaction_id for outcome in outcomes] == [f"t-{number}" for number in range(4_500)]
+    assert [outcome.transaction_id for outcome in outcomes if not outcome.committed] == ["t-3000"]
+    assert db.row("g1", "t", "sum").row == {"n": 1_500}
+
+
+def test_a_transaction_undecided_at_first_is_sent_again_until_it_is(served: Served) -> None:
+    served.house.log.held = True
+    with Client(served.url, timeout_s=0.2, retry_for_s=10) as db:
+        releasing = threading.Timer(0.5, lambda: served.loop.call_soon_threadsafe(served.house.log.release))
+        releasing.start()
+        assert db.put("g", "t", "k", {"n": 1}).version == 1
+        releasing.join()
+        assert db.group("g").version == 1
+
+
+def test_what_can_pass_is_tried_again_when_the_server_says_so() -> None:
+    for passing in (problem(503, "recovering", "1"), problem(429, "too-many-requests", "1")):
+        with answering(passing, COMMITTED) as (db, asked):
+            begun = time.monotonic()
+            db.send(Transaction("g", id="t-1").put("t", "k", {}))
+            assert 0.9 < time.monotonic() - begun < 5
+            assert asked[0].content == asked[1].content
+
+
+def test_a_broken_connection_is_tried_again_with_the_same_id() -> None:
+    with answering(httpx.ConnectError("refused"), httpx.ReadError("reset"), COMMITTED) as (db, asked):
+        db.put("g", "t", "k", {})
+        assert len({request.content for request in asked}) == 1
+        assert len(asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (httpx.ConnectError("refused"), Unavailable),
+        (problem(503, "owner-away"), Unavailable),
+        (problem(429, "too-many-requests"), TooMany),
+        (problem(202, "undecided", id="t-1", outcome="undecided"), Undecided),
+    ],
+)
+def test_trying_again_ends_in_the_typed_error(answer: httpx.Response | Exception, kind: type[VersologError]) -> None:
+    with answering(answer, retry_for_s=0.3) as (db, asked):
+        with pytest.raises(kind):
+            db.put("g", "t", "k", {})
+        assert len(asked) > 1
+
+
+@pytest.mark.parametrize("status", [400, 404, 409, 412, 413, 422, 500])
+def test_what_can_not_pass_is_not_tried_again(status: int) -> None:
+    with answering(problem(status, "some-code", fact=1)) as (db, asked):
+        with pytest.raises(VersologError) as error:
+            db.row("g", "t", "k")
+        assert (error.value.code, error.value.detail, error.value.facts) == ("some-code", "why", {"fact": 1})
+        assert (error.value.status, len(asked)) == (status, 1)
+
+
+def test_an_answer_of_something_else_is_an_error_that_says_so() -> None:
+    with answering(httpx.Response(404, text="<html>nginx</html>")) as (db, _), pytest.raises(NotFound, match="nginx"):
+        db.row("g", "t", "k")
+
+
+def test_reads_carry_the_token_of_this_clients_writes_to_the_group() -> None:
+    row = httpx.Response(200, json={
+        "group": "g", "table": "t", "key": "k", "version": 7, "committed_at": "2013-06-01T00:00:00.000Z", "row": {}
+    })  # fmt: skip
+    with answering(COMMITTED, row) as (db, asked):
+        db.put("g", "t", "k", {})
+        db.row("g", "t", "k")
+        db.row("other", "t", "k")
+        assert [request.headers.get("versolog-token") for request in asked] == [None, "g:7", None]
+    with answering(COMMITTED, row, read_own_writes=False) as (db, asked):
+        db.put("g", "t", "k", {})
+        db.row("g", "t", "k")
+        assert "versolog-token" not in asked[1].headers
+
+
+def test_both_clients_have_the_same_calls() -> None:
+    def public(kind: type) -> dict[str, Any]:
+        found = inspect.getmembers(kind, inspect.isfunction)
+        return {name: inspect.signature(call).parameters for name, call in found if not name.startswith("_")}
+
+    one, other = public(Client), public(AsyncClient)
+    assert one.keys() == other.keys()
+    for name, parameters in one.items():
+        assert list(parameters) == list(other[name]), name
+        assert [p.default for p in parameters.values()] == [p.default for p in other[name].values()], name
+
+
+@pytest.mark.anyio
+async def test_the_asyncio_client_does_the_same(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    transport = httpx.ASGITransport(house.app)
+
+    async def three() -> AsyncIterator[Transaction]:
+        for number in range(3):
+            yield Transaction("g", id=f"t-{number}").put("t", f"k{number}", {"n": number})
+
+    async with AsyncClient("http://node", author="tests", transport=transport) as db:
+        first = await db.transaction("g").put("t", "k", {"n": 1}).send()
+        await db.patch("g", "t", "k", {"n": 2})
+        assert (await db.row("g", "t", "k")).row == {"n": 2}
+        assert (await db.row("g", "t", "k", at=first.version)).row == {"n": 1}
+        sent = [tx async for tx in three()]
+        assert [outcome.version async for outcome in db.send_many(sent)] == [3, 4, 5]
+        assert [row.key async for row in db.rows("g", "t", page=2)] == ["k", "k0", "k1", "k2"]
+        assert [past.version async for past in db.history("g", "t", "k")] == [2, 1]
+        with pytest.raises(NotFound):
+            await db.row("g", "t", "none")
+        await db.rollback("g", 1)
+        assert (await db.diff("g", 1)).counts.rows == 0
+    house.close()

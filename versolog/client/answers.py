@@ -1,0 +1,346 @@
+"""What reads answer, as objects: versions are integers, times are aware datetimes in UTC."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Self
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The exact place that was read; `version` can be read again, for ever."""
+
+    group: str
+    branch: str
+    version: int
+    committed_at: datetime
+
+    @classmethod
+    def from_json(cls, told: Json) -> Self:
+        return cls(told["group"], told["branch"], told["version"], moment(told["committed_at"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row, and the version that last changed it: the one that `expect` means."""
+
+    group: str
+    table: str
+    key: str
+    version: int
+    committed_at: datetime
+    row: Json
+
+    @classmethod
+    def from_json(cls, told: Json) -> Self:
+        committed_at = moment(told["committed_at"])
+        return cls(told["group"], told["table"], told["key"], told["version"], committed_at, told["row"])
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """Who, when and why."""
+
+    version: int
+    branch: str
+    committed_at: datetime
+    occurred_at: datetime | None
+    author: str
+    message: str
+    type: str
+    operation: str
+    transaction_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Past(About):
+    """What a commit made of a row; `row` is None where it deleted it."""
+
+    row: Json | None
+
+    @classmethod
+    def from_json(cls, told: Json) -> Self:
+        return cls(**about(told), row=told["row"])
+
+
+@dataclass(frozen=True, slots=True)
+class BlamedField(About):
+    """A field of a row, and the commit that set it to what it is."""
+
+    path: tuple[str, ...]
+    value: Any
+
+    @classmethod
+    def from_json(cls, told: Json) -> Self:
+        return cls(**about(told), path=tuple(told["path"]), value=told["value"])
+
+
+@dataclass(frozen=True, slots=True)
+class Heading(About):
+    """A commit without its changes."""
+
+    parents: tuple[int, ...]
+    hash: str
+    previous_hash: str
+    arguments: Json | None
+
+    @classmethod
+    def from_json(cls, told: Json) -> Self:
+        return cls(**heading(told))
+
+
+@dataclass(frozen=True, slots=True)
+class Commit(Heading):
+    """A commit with all that it changed: (table, key, row) each, the row None where it was deleted."""
+
+    group: str
+    changes: tuple[tuple[str, str, Json | None], ...]
+    refs: tuple[Json, ...]
+    others: tuple[tuple[str, int], ...]
+    """The groups and versions that the same transaction made elsewhere."""
+
+    @classmethod
+    def from_json(cls, told: Json) -> Self:
+        return cls(
+            **heading(told),
+            group=told["group"],
+            changes=tuple((change["table"], change["key"], change["row"]) for change in told["changes"]),
+            refs=tuple(told["refs"]),
+            others=tuple((other["group"], other["version"]) for other in told["others"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RowState:
+    """A row at one of two places."""
+
+    version: int
+    committed_at: datetime
+    row: Json
+
+    @classmethod
+    def from_json(cls, told: Json | None) -> Self | None:
+        return None if told is None else cls(told["version"], moment(told["committed_at"]), told["row"])
+
+
+@dataclass(frozen=True, slots=True)
+class FieldChange:
+    """A field that differs. `in_before` and `in_after` tell an absent field from one that is null."""
+
+    path: tuple[str, ...]
+    before: Any
+    after: Any
+    in_before: bool
+    in_after: bool
+
+    @classmethod
+    def from_json(cls, told: Json) -> Self:
+        return cls(tuple(told["path"]), told.get("before"), told.get("after"), "before" in told, "after" in told)
+
+
+@dataclass(frozen=True, slots=True)
+class RowChange:
+    """A row that differs: `change` is added, changed or removed."""
+
+    table: str
+    key: str
+    change: str
+    before: RowState | None
+    after: RowState | None
+    fields: tuple[FieldChange, ...]
+
+    @classmethod
+    def from_json(cls, told: Json) -> Self:
+        before, after = RowState.from_json(told["before"]), RowState.from_json(told["after"])
+        return cls(told["table"], told["key"], told["change"], before, after, _fields(told))
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many rows differ; at least so many where `complete` is false."""
+
+    rows: int
+    added: int
+    changed: int
+    removed: int
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Diff:
+    """What two places of a group differ in: the counts of all, and the first rows."""
+
+    before: Place
+    after: Place
+    counts: Counts
+    rows: tuple[RowChange, ...]
+
+    @classmethod
+    def from_json(cls, told: Json) -> Self:
+        rows = tuple(RowChange.from_json(row) for row in told["rows"])
+        return cls(Place.from_json(told["from"]), Place.from_json(told["to"]), Counts(**told["counts"]), rows)
+
+
+@dataclass(frozen=True, slots=True)
+class RehearsedChange:
+    """A row that would change; `after` is None where it would be deleted."""
+
+    table: str
+    key: str
+    change: str
+    before: RowState | None
+    after: Json | None
+    fields: tuple[FieldChange, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """What an operation would change: the counts of all, and the first rows."""
+
+    counts: Counts
+    rows: tuple[RehearsedChange, ...]
+
+    @classmethod
+    def from_json(cls, told: Json) -> Self:
+        rows = tuple(
+            RehearsedChange(
+                row["table"], row["key"], row["change"], RowState.from_json(row["before"]), row["after"], _fields(row)
+            )
+            for row in told["rows"]
+        )
+        return cls(Counts(**told["counts"]), rows)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupHead:
+    """A group and its newest version."""
+
+    group: str
+    version: int
+    committed_at: datetime
+
+    @classmethod
+    def from_json(cls, told: Json) -> Self:
+        return cls(told["group"], told["version"], moment(told["committed_at"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What a group holds. The tables' rows are None unless they were counted."""
+
+    group: str
+    version: int
+    hash: str
+    committed_at: datetime
+    branches: dict[str, int]
+    tags: dict[str, int]
+    tables: dict[str, int | None]
+
+    @classmethod
+    def from_json(cls, told: Json) -> Self:
+        return cls(
+            told["group"],
+            told["version"],
+            told["hash"],
+            moment(told["committed_at"]),
+            {branch["name"]: branch["head"] for branch in told["branches"]},
+            {tag["name"]: tag["version"] for tag in told["tags"]},
+            {table["table"]: table["rows"] for table in told["tables"]},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A branch; it falls through to `parent` at version `fork`."""
+
+    name: str
+    head: int
+    committed_at: datetime | None
+    parent: str | None
+    fork: int | None
+
+    @classmethod
+    def from_json(cls, told: Json) -> Self:
+        return cls(told["name"], told["head"], _moment(told["committed_at"]), told["parent"], told["fork"])
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """A tag and the version that it names."""
+
+    name: str
+    version: int
+    committed_at: datetime | None
+
+    @classmethod
+    def from_json(cls, told: Json) -> Self:
+        return cls(told["name"], told["version"], _moment(told["committed_at"]))
+
+
+@dataclass(frozen=True, slots=True)
+class TableSchema:
+    """The Avro schema that a table's rows must fit, and the version that set it."""
+
+    schema: Json
+    version: int
+
+    @classmethod
+    def from_json(cls, told: Json) -> Self:
+        return cls(told["schema"], told["version"])
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A group's chain, computed again from the log. `findings` say what is not as it was written."""
+
+    ok: bool
+    version: int
+    hash: str
+    commits: int
+    findings: tuple[Json, ...]
+
+    @classmethod
+    def from_json(cls, told: Json) -> Self:
+        return cls(told["ok"], told["version"], told["hash"], told["commits"], tuple(told["findings"]))
+
+
+def moment(text: str) -> datetime:
+    """The time in an answer."""
+    return datetime.fromisoformat(text)
+
+
+def about(told: Json) -> Json:
+    """The arguments of `About` in an answer."""
+    return {
+        "version": told["version"],
+        "branch": told["branch"],
+        "committed_at": moment(told["committed_at"]),
+        "occurred_at": _moment(told["occurred_at"]),
+        "author": told["author"],
+        "message": told["message"],
+        "type": told["type"],
+        "operation": told["operation"],
+        "transaction_id": told["transaction_id"],
+    }
+
+
+def heading(told: Json) -> Json:
+    """The arguments of `Heading` in an answer."""
+    return {
+        **about(told),
+        "parents": tuple(told["parents"]),
+        "hash": told["hash"],
+        "previous_hash": told["previous_hash"],
+        "arguments": told["arguments"],
+    }
+
+
+def _moment(text: str | None) -> datetime | None:
+    return None if text is None else moment(text)
+
+
+def _fields(told: Json) -> tuple[FieldChange, ...]:
+    return tuple(FieldChange.from_json(field) for field in told["fields"])

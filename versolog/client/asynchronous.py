@@ -1,0 +1,291 @@
+"""The client for an event loop."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from datetime import datetime
+from itertools import islice
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+import stamina
+
+from versolog.client import calls
+from versolog.client.answers import (
+    BlamedField,
+    Branch,
+    Commit,
+    Diff,
+    Group,
+    GroupHead,
+    Heading,
+    Past,
+    Rehearsal,
+    Row,
+    RowChange,
+    TableSchema,
+    Tag,
+    Verified,
+)
+from versolog.client.calls import RETRY_FOR_S, TIMEOUT_S, Again, At, Call, Page, Written
+from versolog.schemas.errors import VersologError
+from versolog.schemas.outcome import Outcome
+from versolog.streams.state import MAIN
+from versolog.streams.transaction import Transaction
+
+Answer = TypeVar("Answer")
+Item = TypeVar("Item")
+
+
+class AsyncTransaction(Transaction):
+    """A transaction with the client that sends it."""
+
+    __slots__ = ("_client",)
+
+    def __init__(self, client: AsyncClient, group: str | None, **about: Any) -> None:
+        super().__init__(group, **about)
+        self._client = client
+
+    async def send(self) -> Outcome:
+        """Send it and wait for its outcome. Raises the refusal, by its type; sending again is harmless."""
+        return await self._client.send(self)
+
+
+class AsyncClient:
+    """As `Client`, on one event loop: the same calls to await, and `async for` where that has an iterator."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        author: str = "",
+        timeout_s: float = TIMEOUT_S,
+        retry_for_s: float = RETRY_FOR_S,
+        read_own_writes: bool = True,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """As `Client`."""
+        self._author = author
+        self._timeout_s, self._retry_for_s = timeout_s, retry_for_s
+        self._written = Written() if read_own_writes else None
+        self._http = httpx.AsyncClient(base_url=url, timeout=timeout_s, transport=transport)
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # Writing
+
+    def transaction(
+        self,
+        group: str | None,
+        *,
+        id: str | None = None,
+        author: str | None = None,
+        message: str = "",
+        type: str = "",
+        occurred_at: datetime | None = None,
+        branch: str = MAIN,
+    ) -> AsyncTransaction:
+        """A transaction to build (`.put`, `.patch`, `.add`, `.delete`, `.expect`, `.group(…)`, …) and `.send()`."""
+        author = self._author if author is None else author
+        return AsyncTransaction(
+            self, group, id=id, author=author, message=message, type=type, occurred_at=occurred_at, branch=branch
+        )
+
+    async def send(self, tx: Transaction) -> Outcome:
+        """Send `tx` and wait for its outcome. Raises the refusal, by its type; sending again is harmless."""
+        return self._note(await self._do(calls.send(tx)))
+
+    async def send_many(self, transactions: Iterable[Transaction]) -> AsyncIterator[Outcome]:
+        """Send many, each independent of the others, and yield their outcomes in the same order, refused ones too."""
+        remaining = iter(transactions)
+        while some := list(islice(remaining, calls.BATCH_LINES)):
+            told: list[Outcome | None] = await self._do(calls.send_many(some))
+            for tx, outcome in zip(some, told, strict=True):
+                yield self._note(outcome if outcome is not None else await self._decided(tx))
+
+    async def put(self, group: str, table: str, key: str, row: Mapping[str, Any], **about: Any) -> Outcome:
+        """The row shall be `row`. `about` as for `transaction`."""
+        return await self.send(self.transaction(group, **about).put(table, key, row))
+
+    async def patch(self, group: str, table: str, key: str, patch: Mapping[str, Any], **about: Any) -> Outcome:
+        """The row shall be changed by an RFC 7396 merge patch. `about` as for `transaction`."""
+        return await self.send(self.transaction(group, **about).patch(table, key, patch))
+
+    async def delete(self, group: str, table: str, key: str, **about: Any) -> Outcome:
+        """The row shall be absent. `about` as for `transaction`."""
+        return await self.send(self.transaction(group, **about).delete(table, key))
+
+    async def rollback(
+        self, group: str, to: At, *, table: str | None = None, key: str | None = None, prefix: str | None = None,
+        **about: Any,
+    ) -> Outcome:  # fmt: skip
+        """Make a branch, or only what `table`, `key` and `prefix` name, equal a past version, by a new commit."""
+        tx = self.transaction(group, **about)
+        return await self.send(tx.operation("rollback", to=calls.reference(to), table=table, key=key, prefix=prefix))
+
+    async def rehearse_rollback(
+        self, group: str, to: At, *, table: str | None = None, key: str | None = None, prefix: str | None = None,
+        branch: str = MAIN,
+    ) -> Rehearsal:  # fmt: skip
+        """What `rollback` would change now."""
+        asked = {"to": to, "table": table, "key": key, "prefix": prefix, "branch": branch}
+        return await self._do(calls.rehearse_rollback(group, asked))
+
+    async def tag(self, group: str, name: str, at: At = None, *, move: bool = False, **about: Any) -> Outcome:
+        """Name a version, the head by default; `move` lets a tag that exists name another one."""
+        tx = self.transaction(group, **about)
+        return await self.send(tx.operation("tag", name=name, at=calls.reference(at), move=move))
+
+    async def delete_tag(self, group: str, name: str, **about: Any) -> Outcome:
+        """Take a tag away."""
+        return await self.send(self.transaction(group, **about).operation("delete-tag", name=name))
+
+    async def set_schema(self, group: str, table: str, schema: Mapping[str, Any] | None, **about: Any) -> Outcome:
+        """Set the Avro schema that the table's rows must fit from now on; None takes it away."""
+        tx = self.transaction(group, **about)
+        return await self.send(tx.operation("set-schema", table=table, schema=None if schema is None else dict(schema)))
+
+    async def drop_group(self, group: str, **about: Any) -> Outcome:
+        """Drop a group. Its log stays, and its past can still be read by version."""
+        return await self.send(self.transaction(group, **about).operation("drop-group"))
+
+    # Reading
+
+    async def outcome(self, transaction_id: str, group: str | None = None) -> Outcome:
+        """The outcome of a transaction, refused ones too. Raises NotFound while it isn't decided."""
+        return await self._do(calls.outcome(transaction_id, group))
+
+    async def row(self, group: str, table: str, key: str, at: At = None, branch: str | None = None) -> Row:
+        """The row. Raises NotFound where it is absent."""
+        return await self._do(calls.row(group, table, key, at, branch))
+
+    def rows(
+        self, group: str, table: str, at: At = None, *, branch: str | None = None, prefix: str | None = None,
+        start: str | None = None, end: str | None = None, where: str | None = None, page: int = calls.PAGE_ROWS,
+    ) -> AsyncIterator[Row]:  # fmt: skip
+        """The rows in key order, all of one version: keys with `prefix`, from `start` up to, not including, `end`, and
+        fields as `where` says."""
+        query = {"at": at, "branch": branch, "prefix": prefix, "start": start, "end": end, "where": where}
+        return self._all(lambda cursor: calls.rows(group, table, {**query, "limit": page}, cursor))
+
+    def history(
+        self, group: str, table: str, key: str, at: At = None, *, branch: str | None = None
+    ) -> AsyncIterator[Past]:
+        """What happened to a row, the newest first."""
+        query = {"key": key, "at": at, "branch": branch}
+        return self._all(lambda cursor: calls.history(group, table, query, cursor))
+
+    async def blame(
+        self, group: str, table: str, key: str, at: At = None, branch: str | None = None
+    ) -> list[BlamedField]:
+        """For each field of a row the commit that set it to what it is."""
+        return await self._do(calls.blame(group, table, key, at, branch))
+
+    def log(
+        self, group: str, at: At = None, *, branch: str | None = None, table: str | None = None, key: str | None = None,
+        all: bool = False,
+    ) -> AsyncIterator[Heading]:  # fmt: skip
+        """The commits that led to a place, the newest first; with `all` every commit of the group."""
+        query = {"at": at, "branch": branch, "table": table, "key": key, "all": "true" if all else None}
+        return self._all(lambda cursor: calls.log(group, query, cursor))
+
+    async def commit(self, group: str, version: int) -> Commit:
+        """A commit with all that it changed."""
+        return await self._do(calls.commit(group, version))
+
+    async def diff(
+        self, group: str, before: At, after: At = None, *, branch: str | None = None, table: str | None = None,
+        prefix: str | None = None, limit: int = 100,
+    ) -> Diff:  # fmt: skip
+        """How many rows differ between two places, and the first `limit` of them."""
+        query = {"from": before, "to": after, "branch": branch, "table": table, "prefix": prefix, "limit": limit}
+        return await self._do(calls.diff(group, query))
+
+    def differences(
+        self, group: str, before: At, after: At = None, *, branch: str | None = None, table: str | None = None,
+        prefix: str | None = None,
+    ) -> AsyncIterator[RowChange]:  # fmt: skip
+        """All rows that differ between two places."""
+        query = {"from": before, "to": after, "branch": branch, "table": table, "prefix": prefix}
+        return self._all(lambda cursor: calls.differences(group, query, cursor))
+
+    def groups(self, prefix: str = "") -> AsyncIterator[GroupHead]:
+        """The groups by name."""
+        return self._all(lambda cursor: calls.groups(prefix, cursor))
+
+    async def group(self, name: str, at: At = None, *, count: bool = False) -> Group:
+        """What a group holds; `count` counts the rows of its tables."""
+        return await self._do(calls.group(name, at, count))
+
+    async def branches(self, group: str, at: At = None) -> list[Branch]:
+        """The branches, by name."""
+        return await self._do(calls.branches(group, at))
+
+    async def tags(self, group: str, at: At = None) -> list[Tag]:
+        """The tags, by name."""
+        return await self._do(calls.tags(group, at))
+
+    async def schema(self, group: str, table: str, at: At = None, branch: str | None = None) -> TableSchema:
+        """The Avro schema of a table's rows. Raises NotFound where it has none."""
+        return await self._do(calls.schema(group, table, at, branch))
+
+    async def verify(self, group: str) -> Verified:
+        """Have the group's hash chain computed again from the log and compared with the store."""
+        return await self._do(calls.verify(group))
+
+    async def digest(self, group: str | None = None, at: At = None) -> str:
+        """The digest of all that a group holds, its history included, or of the whole store."""
+        return await self._do(calls.digest(group, at))
+
+    # I/O
+
+    async def _do(self, call: Call[Answer]) -> Answer:
+        try:
+            async for attempt in stamina.retry_context(on=calls.backoff, attempts=None, timeout=self._retry_for_s):
+                with attempt:
+                    return calls.read_answer(call, await self._ask(call))
+        except Again as again:
+            raise again.error from again.__cause__
+        raise AssertionError("an attempt returns or raises")
+
+    async def _ask(self, call: Call[Any]) -> httpx.Response:
+        headers = calls.headers_of(call, self._written, self._timeout_s)
+        try:
+            return await self._http.request(
+                call.method, call.path, params=dict(call.query) or None, content=call.body, headers=headers
+            )
+        except httpx.TransportError as error:
+            raise calls.no_answer(error, self._http.base_url) from error
+
+    async def _all(self, call: Callable[[str | None], Call[Page[Item]]]) -> AsyncIterator[Item]:
+        cursor: str | None = None
+        while True:
+            page = await self._do(call(cursor))
+            for item in page.items:
+                yield item
+            cursor = page.cursor
+            if cursor is None:
+                return
+
+    async def _decided(self, tx: Transaction) -> Outcome:
+        """The outcome of `tx`, sent alone, a refusal too."""
+        try:
+            return await self._do(calls.send(tx))
+        except VersologError as error:
+            if not calls.is_refusal(error):
+                raise
+            return await self.outcome(tx.id, tx.home)
+
+    def _note(self, outcome: Outcome) -> Outcome:
+        return outcome if self._written is None else self._written.note(outcome)

@@ -1,0 +1,338 @@
+"""What both clients share: each call as a request to make and a way to read its answer. No I/O."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from http import HTTPStatus
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote
+
+import httpx
+import orjson
+
+from versolog.client.answers import (
+    BlamedField,
+    Branch,
+    Commit,
+    Diff,
+    Group,
+    GroupHead,
+    Heading,
+    Past,
+    Rehearsal,
+    Row,
+    RowChange,
+    TableSchema,
+    Tag,
+    Verified,
+)
+from versolog.schemas.errors import (
+    REFUSALS,
+    Conflict,
+    Invalid,
+    Malformed,
+    NotFound,
+    PreconditionFailed,
+    TooLarge,
+    TooMany,
+    Unavailable,
+    Undecided,
+    VersologError,
+)
+from versolog.schemas.outcome import Outcome
+from versolog.schemas.times import micros_from, millis_to_text
+from versolog.streams.transaction import Transaction
+
+Answer = TypeVar("Answer")
+Item = TypeVar("Item")
+At = str | int | datetime | None
+"""A version, a name, `name~n`, a time; None is the head."""
+Json = dict[str, Any]
+
+TIMEOUT_S = 10.0
+RETRY_FOR_S = 30.0
+PAGE_ROWS = 1_000
+PAGE_COMMITS = 100
+BATCH_LINES = 2_000
+WAIT_MAX_S = 30.0
+GROUPS_REMEMBERED_MAX = 10_000
+
+_BY_STATUS: dict[int, type[VersologError]] = {
+    HTTPStatus.ACCEPTED: Undecided,
+    HTTPStatus.BAD_REQUEST: Malformed,
+    HTTPStatus.NOT_FOUND: NotFound,
+    HTTPStatus.CONFLICT: Conflict,
+    HTTPStatus.PRECONDITION_FAILED: PreconditionFailed,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: TooLarge,
+    HTTPStatus.UNPROCESSABLE_ENTITY: Invalid,
+    HTTPStatus.TOO_MANY_REQUESTS: TooMany,
+    HTTPStatus.BAD_GATEWAY: Unavailable,
+    HTTPStatus.SERVICE_UNAVAILABLE: Unavailable,
+    HTTPStatus.GATEWAY_TIMEOUT: Unavailable,
+}
+_PROBLEM_FIELDS = frozenset({"type", "title", "status", "detail", "code"})
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[Answer]):
+    """A request, and what its answer means. All calls may be made again: reads change nothing, writes carry an id."""
+
+    method: str
+    path: str
+    read: Callable[[bytes], Answer]
+    """From the body of the answer."""
+    query: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    group: str | None = None
+    """The group that is read: the answer shall hold what was written to it before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[Item]):
+    """A part of a listing."""
+
+    items: list[Item]
+    cursor: str | None
+
+
+class Again(Exception):  # noqa: N818 - not an end: the call is made again
+    """The call failed in a way that can pass."""
+
+    def __init__(self, error: VersologError, retry_after_s: float | None) -> None:
+        super().__init__(error.detail)
+        self.error = error
+        self.retry_after_s = retry_after_s
+
+
+def backoff(error: Exception) -> bool | float:
+    """Whether to make a call again, and where the server said so, after how many seconds."""
+    if not isinstance(error, Again):
+        return False
+    return True if error.retry_after_s is None else error.retry_after_s
+
+
+class Written:
+    """The newest version that this client wrote of each group, so that its reads see it. Any thread may use it."""
+
+    def __init__(self) -> None:
+        self._versions: OrderedDict[str, int] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def note(self, outcome: Outcome) -> Outcome:
+        """Remember what `outcome` committed; answers the outcome."""
+        with self._lock:
+            for part in outcome.parts:
+                if part.version:
+                    self._versions[part.group] = max(part.version, self._versions.pop(part.group, 0))
+            while len(self._versions) > GROUPS_REMEMBERED_MAX:
+                self._versions.popitem(last=False)
+        return outcome
+
+    def token(self, group: str) -> str | None:
+        """What a read of `group` carries."""
+        version = self._versions.get(group)
+        return None if version is None else f"{quote(group, safe='')}:{version}"
+
+
+def headers_of(call: Call[Any], written: Written | None, timeout_s: float) -> dict[str, str]:
+    """The headers of a request. The server gives up a little before the client does."""
+    headers = {"versolog-wait": f"{min(WAIT_MAX_S, timeout_s * 0.8):.3f}"}
+    if call.body is not None:
+        headers["content-type"] = "application/json"
+    token = None if call.group is None or written is None else written.token(call.group)
+    if token is not None:
+        headers["versolog-token"] = token
+    return headers
+
+
+def read_answer(call: Call[Answer], response: httpx.Response) -> Answer:
+    """What `response` means. Raises Again where it can pass, the typed error it tells otherwise."""
+    if response.is_success and response.status_code != HTTPStatus.ACCEPTED:
+        return call.read(response.content)
+    error = error_in(response)
+    if error.retriable:
+        raise Again(error, _seconds(response.headers.get("retry-after")))
+    raise error
+
+
+def no_answer(error: httpx.TransportError, url: object) -> Again:
+    """A call that got no answer at all."""
+    return Again(Unavailable(f"{url} does not answer: {type(error).__name__}: {error}"), None)
+
+
+def error_in(response: httpx.Response) -> VersologError:
+    """The error that an answer tells, by the same classes as everywhere."""
+    try:
+        told = orjson.loads(response.content)
+    except orjson.JSONDecodeError:
+        told = None
+    if not isinstance(told, dict) or not isinstance(told.get("detail"), str):
+        said = response.text[:200]
+        told = {"detail": f"{response.status_code} {response.reason_phrase} from {response.url}: {said}"}
+    code = told.get("code")
+    kind = REFUSALS.get(code or "") or _BY_STATUS.get(response.status_code, VersologError)
+    facts = {name: fact for name, fact in told.items() if name not in _PROBLEM_FIELDS}
+    return kind(told["detail"], code=code, status=response.status_code, **facts)
+
+
+def _seconds(text: str | None) -> float | None:
+    return float(text) if text is not None and text.isdecimal() else None
+
+
+# Calls
+
+
+def send(tx: Transaction) -> Call[Outcome]:
+    """Send `tx` and wait for its outcome; a refusal is raised."""
+    return Call("POST", "/v1/transactions", _json(Outcome.from_json), body=orjson.dumps(tx.to_json()))
+
+
+def send_many(transactions: Iterable[Transaction]) -> Call[list[Outcome | None]]:
+    """Send many. Their outcomes, and None for each that has none yet and is to be sent again."""
+    lines = b"\n".join(orjson.dumps(tx.to_json()) for tx in transactions)
+    return Call("POST", "/v1/transactions:batch", _outcomes, body=lines)
+
+
+def _outcomes(content: bytes) -> list[Outcome | None]:
+    told = [orjson.loads(line) for line in content.splitlines()]
+    return [Outcome.from_json(one) if "committed_at" in one else None for one in told]
+
+
+def is_refusal(error: VersologError) -> bool:
+    """Whether the error is the outcome of a transaction, which can be asked for by its id."""
+    return error.facts.get("outcome") == "refused"
+
+
+def outcome(transaction_id: str, group: str | None) -> Call[Outcome]:
+    path = f"/v1/transactions/{_segment(transaction_id)}"
+    return Call("GET", path, _json(Outcome.from_json), _query(group=group), group=group)
+
+
+def row(group: str, table: str, key: str, at: At, branch: str | None) -> Call[Row]:
+    return _read(group, f"{_table(table)}/rows/{_segment(key)}", Row.from_json, at=at, branch=branch)
+
+
+def rows(group: str, table: str, query: Mapping[str, Any], cursor: str | None) -> Call[Page[Row]]:
+    return _listing(group, f"{_table(table)}/rows", "rows", Row.from_json, query, cursor, PAGE_ROWS)
+
+
+def history(group: str, table: str, query: Mapping[str, Any], cursor: str | None) -> Call[Page[Past]]:
+    return _listing(group, f"{_table(table)}/history", "changes", Past.from_json, query, cursor, PAGE_COMMITS)
+
+
+def blame(group: str, table: str, key: str, at: At, branch: str | None) -> Call[list[BlamedField]]:
+    read = _each("fields", BlamedField.from_json)
+    return _read(group, f"{_table(table)}/blame", read, key=key, at=at, branch=branch)
+
+
+def log(group: str, query: Mapping[str, Any], cursor: str | None) -> Call[Page[Heading]]:
+    return _listing(group, "/log", "commits", Heading.from_json, query, cursor, PAGE_COMMITS)
+
+
+def commit(group: str, version: int) -> Call[Commit]:
+    return _read(group, f"/commits/{version}", Commit.from_json)
+
+
+def diff(group: str, query: Mapping[str, Any]) -> Call[Diff]:
+    return _read(group, "/diff", Diff.from_json, **query)
+
+
+def differences(group: str, query: Mapping[str, Any], cursor: str | None) -> Call[Page[RowChange]]:
+    return _listing(group, "/diff", "rows", RowChange.from_json, query, cursor, PAGE_ROWS)
+
+
+def rehearse_rollback(group: str, asked: Mapping[str, Any]) -> Call[Rehearsal]:
+    body = orjson.dumps(
+        {name: at_text(value) for name, value in asked.items() if value is not None} | {"dry_run": True}
+    )
+    return Call("POST", f"{_group(group)}/rollbacks", _json(Rehearsal.from_json), body=body, group=group)
+
+
+def groups(prefix: str, cursor: str | None) -> Call[Page[GroupHead]]:
+    query = _query(prefix=prefix or None, limit=PAGE_ROWS, cursor=cursor)
+    return Call("GET", "/v1/groups", _json(_page("groups", GroupHead.from_json)), query)
+
+
+def group(name: str, at: At, count: bool) -> Call[Group]:
+    return _read(name, "", Group.from_json, at=at, count="true" if count else None)
+
+
+def branches(group: str, at: At) -> Call[list[Branch]]:
+    return _read(group, "/branches", _each("branches", Branch.from_json), at=at)
+
+
+def tags(group: str, at: At) -> Call[list[Tag]]:
+    return _read(group, "/tags", _each("tags", Tag.from_json), at=at)
+
+
+def schema(group: str, table: str, at: At, branch: str | None) -> Call[TableSchema]:
+    return _read(group, f"{_table(table)}/schema", TableSchema.from_json, at=at, branch=branch)
+
+
+def verify(group: str) -> Call[Verified]:
+    return _read(group, "/verify", Verified.from_json)
+
+
+def digest(group: str | None, at: At) -> Call[str]:
+    def read(told: Json) -> str:
+        computed: str = told["digest"]
+        return computed
+
+    if group is None:
+        return Call("GET", "/v1/digest", _json(read), _query(at=at))
+    return _read(group, "/digest", read, at=at)
+
+
+def _read(group: str, path: str, read: Callable[[Any], Answer], **query: Any) -> Call[Answer]:
+    return Call("GET", _group(group) + path, _json(read), _query(**query), group=group)
+
+
+def _listing(
+    group: str, path: str, what: str, read: Callable[[Json], Item], query: Mapping[str, Any], cursor: str | None,
+    limit: int,
+) -> Call[Page[Item]]:  # fmt: skip
+    asked = _query(**{"limit": limit, **query}, cursor=cursor)
+    return Call("GET", _group(group) + path, _json(_page(what, read)), asked, group=group)
+
+
+def _json(read: Callable[[Any], Answer]) -> Callable[[bytes], Answer]:
+    return lambda content: read(orjson.loads(content))
+
+
+def _page(what: str, read: Callable[[Json], Item]) -> Callable[[Json], Page[Item]]:
+    return lambda told: Page([read(item) for item in told[what]], told["cursor"])
+
+
+def _each(what: str, read: Callable[[Json], Item]) -> Callable[[Json], list[Item]]:
+    return lambda told: [read(item) for item in told[what]]
+
+
+def _group(name: str) -> str:
+    return f"/v1/groups/{_segment(name)}"
+
+
+def _table(name: str) -> str:
+    return f"/tables/{_segment(name)}"
+
+
+def _segment(name: str) -> str:
+    quoted = quote(name, safe="")
+    return quoted.replace(".", "%2E") if name in (".", "..") else quoted  # else they would mean the path's own steps
+
+
+def _query(**given: Any) -> dict[str, str]:
+    return {name: str(at_text(value)) for name, value in given.items() if value is not None}
+
+
+def reference(at: At) -> str | None:
+    """A place as an operation's argument."""
+    return None if at is None else str(at_text(at))
+
+
+def at_text(value: Any) -> Any:
+    """A time as the API writes it; anything else as it is."""
+    return millis_to_text(micros_from(value) // 1000) if isinstance(value, datetime) else value

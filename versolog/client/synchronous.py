@@ -1,0 +1,292 @@
+"""The client for threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
+from itertools import islice
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+import stamina
+
+from versolog.client import calls
+from versolog.client.answers import (
+    BlamedField,
+    Branch,
+    Commit,
+    Diff,
+    Group,
+    GroupHead,
+    Heading,
+    Past,
+    Rehearsal,
+    Row,
+    RowChange,
+    TableSchema,
+    Tag,
+    Verified,
+)
+from versolog.client.calls import RETRY_FOR_S, TIMEOUT_S, Again, At, Call, Page, Written
+from versolog.schemas.errors import VersologError
+from versolog.schemas.outcome import Outcome
+from versolog.streams.state import MAIN
+from versolog.streams.transaction import Transaction
+
+Answer = TypeVar("Answer")
+Item = TypeVar("Item")
+
+
+class ClientTransaction(Transaction):
+    """A transaction with the client that sends it."""
+
+    __slots__ = ("_client",)
+
+    def __init__(self, client: Client, group: str | None, **about: Any) -> None:
+        super().__init__(group, **about)
+        self._client = client
+
+    def send(self) -> Outcome:
+        """Send it and wait for its outcome. Raises the refusal, by its type; sending again is harmless."""
+        return self._client.send(self)
+
+
+class Client:
+    """versolog over HTTP: writes as transactions, reads at any version. Any thread may use it.
+
+    Reads see this client's own writes, since it sends along which versions it has written, unless `read_own_writes` is
+    off. What failed in a way that can pass (no connection, 429, 503, undecided) is tried again for up to `retry_for_s`
+    with growing pauses, or when the server says so; writes too, since they carry an id that is decided once. Everything
+    else is raised as a VersologError of the same types as everywhere; `.code` and `.facts` say more.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        author: str = "",
+        timeout_s: float = TIMEOUT_S,
+        retry_for_s: float = RETRY_FOR_S,
+        read_own_writes: bool = True,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        """`author` is that of transactions that name none; `timeout_s` bounds one try of a call."""
+        self._author = author
+        self._timeout_s, self._retry_for_s = timeout_s, retry_for_s
+        self._written = Written() if read_own_writes else None
+        self._http = httpx.Client(base_url=url, timeout=timeout_s, transport=transport)
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Writing
+
+    def transaction(
+        self,
+        group: str | None,
+        *,
+        id: str | None = None,
+        author: str | None = None,
+        message: str = "",
+        type: str = "",
+        occurred_at: datetime | None = None,
+        branch: str = MAIN,
+    ) -> ClientTransaction:
+        """A transaction to build (`.put`, `.patch`, `.add`, `.delete`, `.expect`, `.group(…)`, …) and `.send()`."""
+        author = self._author if author is None else author
+        return ClientTransaction(
+            self, group, id=id, author=author, message=message, type=type, occurred_at=occurred_at, branch=branch
+        )
+
+    def send(self, tx: Transaction) -> Outcome:
+        """Send `tx` and wait for its outcome. Raises the refusal, by its type; sending again is harmless."""
+        return self._note(self._do(calls.send(tx)))
+
+    def send_many(self, transactions: Iterable[Transaction]) -> Iterator[Outcome]:
+        """Send many, each independent of the others, and yield their outcomes in the same order, refused ones too."""
+        remaining = iter(transactions)
+        while some := list(islice(remaining, calls.BATCH_LINES)):
+            told: list[Outcome | None] = self._do(calls.send_many(some))
+            for tx, outcome in zip(some, told, strict=True):
+                yield self._note(outcome if outcome is not None else self._decided(tx))
+
+    def put(self, group: str, table: str, key: str, row: Mapping[str, Any], **about: Any) -> Outcome:
+        """The row shall be `row`. `about` as for `transaction`."""
+        return self.send(self.transaction(group, **about).put(table, key, row))
+
+    def patch(self, group: str, table: str, key: str, patch: Mapping[str, Any], **about: Any) -> Outcome:
+        """The row shall be changed by an RFC 7396 merge patch. `about` as for `transaction`."""
+        return self.send(self.transaction(group, **about).patch(table, key, patch))
+
+    def delete(self, group: str, table: str, key: str, **about: Any) -> Outcome:
+        """The row shall be absent. `about` as for `transaction`."""
+        return self.send(self.transaction(group, **about).delete(table, key))
+
+    def rollback(
+        self, group: str, to: At, *, table: str | None = None, key: str | None = None, prefix: str | None = None,
+        **about: Any,
+    ) -> Outcome:  # fmt: skip
+        """Make a branch, or only what `table`, `key` and `prefix` name, equal a past version, by a new commit."""
+        tx = self.transaction(group, **about)
+        return self.send(tx.operation("rollback", to=calls.reference(to), table=table, key=key, prefix=prefix))
+
+    def rehearse_rollback(
+        self, group: str, to: At, *, table: str | None = None, key: str | None = None, prefix: str | None = None,
+        branch: str = MAIN,
+    ) -> Rehearsal:  # fmt: skip
+        """What `rollback` would change now."""
+        asked = {"to": to, "table": table, "key": key, "prefix": prefix, "branch": branch}
+        return self._do(calls.rehearse_rollback(group, asked))
+
+    def tag(self, group: str, name: str, at: At = None, *, move: bool = False, **about: Any) -> Outcome:
+        """Name a version, the head by default; `move` lets a tag that exists name another one."""
+        tx = self.transaction(group, **about)
+        return self.send(tx.operation("tag", name=name, at=calls.reference(at), move=move))
+
+    def delete_tag(self, group: str, name: str, **about: Any) -> Outcome:
+        """Take a tag away."""
+        return self.send(self.transaction(group, **about).operation("delete-tag", name=name))
+
+    def set_schema(self, group: str, table: str, schema: Mapping[str, Any] | None, **about: Any) -> Outcome:
+        """Set the Avro schema that the table's rows must fit from now on; None takes it away."""
+        tx = self.transaction(group, **about)
+        return self.send(tx.operation("set-schema", table=table, schema=None if schema is None else dict(schema)))
+
+    def drop_group(self, group: str, **about: Any) -> Outcome:
+        """Drop a group. Its log stays, and its past can still be read by version."""
+        return self.send(self.transaction(group, **about).operation("drop-group"))
+
+    # Reading
+
+    def outcome(self, transaction_id: str, group: str | None = None) -> Outcome:
+        """The outcome of a transaction, refused ones too. Raises NotFound while it isn't decided."""
+        return self._do(calls.outcome(transaction_id, group))
+
+    def row(self, group: str, table: str, key: str, at: At = None, branch: str | None = None) -> Row:
+        """The row. Raises NotFound where it is absent."""
+        return self._do(calls.row(group, table, key, at, branch))
+
+    def rows(
+        self, group: str, table: str, at: At = None, *, branch: str | None = None, prefix: str | None = None,
+        start: str | None = None, end: str | None = None, where: str | None = None, page: int = calls.PAGE_ROWS,
+    ) -> Iterator[Row]:  # fmt: skip
+        """The rows in key order, all of one version: keys with `prefix`, from `start` up to, not including, `end`, and
+        fields as `where` says."""
+        query = {"at": at, "branch": branch, "prefix": prefix, "start": start, "end": end, "where": where}
+        return self._all(lambda cursor: calls.rows(group, table, {**query, "limit": page}, cursor))
+
+    def history(self, group: str, table: str, key: str, at: At = None, *, branch: str | None = None) -> Iterator[Past]:
+        """What happened to a row, the newest first."""
+        query = {"key": key, "at": at, "branch": branch}
+        return self._all(lambda cursor: calls.history(group, table, query, cursor))
+
+    def blame(self, group: str, table: str, key: str, at: At = None, branch: str | None = None) -> list[BlamedField]:
+        """For each field of a row the commit that set it to what it is."""
+        return self._do(calls.blame(group, table, key, at, branch))
+
+    def log(
+        self, group: str, at: At = None, *, branch: str | None = None, table: str | None = None, key: str | None = None,
+        all: bool = False,
+    ) -> Iterator[Heading]:  # fmt: skip
+        """The commits that led to a place, the newest first; with `all` every commit of the group."""
+        query = {"at": at, "branch": branch, "table": table, "key": key, "all": "true" if all else None}
+        return self._all(lambda cursor: calls.log(group, query, cursor))
+
+    def commit(self, group: str, version: int) -> Commit:
+        """A commit with all that it changed."""
+        return self._do(calls.commit(group, version))
+
+    def diff(
+        self, group: str, before: At, after: At = None, *, branch: str | None = None, table: str | None = None,
+        prefix: str | None = None, limit: int = 100,
+    ) -> Diff:  # fmt: skip
+        """How many rows differ between two places, and the first `limit` of them."""
+        query = {"from": before, "to": after, "branch": branch, "table": table, "prefix": prefix, "limit": limit}
+        return self._do(calls.diff(group, query))
+
+    def differences(
+        self, group: str, before: At, after: At = None, *, branch: str | None = None, table: str | None = None,
+        prefix: str | None = None,
+    ) -> Iterator[RowChange]:  # fmt: skip
+        """All rows that differ between two places."""
+        query = {"from": before, "to": after, "branch": branch, "table": table, "prefix": prefix}
+        return self._all(lambda cursor: calls.differences(group, query, cursor))
+
+    def groups(self, prefix: str = "") -> Iterator[GroupHead]:
+        """The groups by name."""
+        return self._all(lambda cursor: calls.groups(prefix, cursor))
+
+    def group(self, name: str, at: At = None, *, count: bool = False) -> Group:
+        """What a group holds; `count` counts the rows of its tables."""
+        return self._do(calls.group(name, at, count))
+
+    def branches(self, group: str, at: At = None) -> list[Branch]:
+        """The branches, by name."""
+        return self._do(calls.branches(group, at))
+
+    def tags(self, group: str, at: At = None) -> list[Tag]:
+        """The tags, by name."""
+        return self._do(calls.tags(group, at))
+
+    def schema(self, group: str, table: str, at: At = None, branch: str | None = None) -> TableSchema:
+        """The Avro schema of a table's rows. Raises NotFound where it has none."""
+        return self._do(calls.schema(group, table, at, branch))
+
+    def verify(self, group: str) -> Verified:
+        """Have the group's hash chain computed again from the log and compared with the store."""
+        return self._do(calls.verify(group))
+
+    def digest(self, group: str | None = None, at: At = None) -> str:
+        """The digest of all that a group holds, its history included, or of the whole store."""
+        return self._do(calls.digest(group, at))
+
+    # I/O
+
+    def _do(self, call: Call[Answer]) -> Answer:
+        try:
+            for attempt in stamina.retry_context(on=calls.backoff, attempts=None, timeout=self._retry_for_s):
+                with attempt:
+                    return calls.read_answer(call, self._ask(call))
+        except Again as again:
+            raise again.error from again.__cause__
+        raise AssertionError("an attempt returns or raises")
+
+    def _ask(self, call: Call[Any]) -> httpx.Response:
+        headers = calls.headers_of(call, self._written, self._timeout_s)
+        try:
+            return self._http.request(
+                call.method, call.path, params=dict(call.query) or None, content=call.body, headers=headers
+            )
+        except httpx.TransportError as error:
+            raise calls.no_answer(error, self._http.base_url) from error
+
+    def _all(self, call: Callable[[str | None], Call[Page[Item]]]) -> Iterator[Item]:
+        cursor: str | None = None
+        while True:
+            page = self._do(call(cursor))
+            yield from page.items
+            cursor = page.cursor
+            if cursor is None:
+                return
+
+    def _decided(self, tx: Transaction) -> Outcome:
+        """The outcome of `tx`, sent alone, a refusal too."""
+        try:
+            return self._do(calls.send(tx))
+        except VersologError as error:
+            if not calls.is_refusal(error):
+                raise
+            return self.outcome(tx.id, tx.home)
+
+    def _note(self, outcome: Outcome) -> Outcome:
+        return outcome if self._written is None else self._written.note(outcome)
