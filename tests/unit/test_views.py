@@ -70,7 +70,7 @@ def test_a_condition_chooses_rows_and_bounds_what_one_call_looks_at(
 ) -> None:
     scribe.write("g", {("t", f"k{number:02}"): f'{{"n":{number}}}' for number in range(30)})
     fold(view.store, scribe.records)
-    monkeypatch.setattr(views, "SCANNED_MAX", 12)
+    monkeypatch.setattr(views, "SCANNED_MAX", 10)
     at, where, pages, after = view.resolve("g"), Predicate.parse("n in (3, 14, 15, 29)"), [], None
     while True:
         pages.append(view.scan(at, "t", limit=2, after=after, where=where))

@@ -252,10 +252,11 @@ def _database_options(memory: Memory) -> Options:
     options.create_if_missing(True)
     options.create_missing_column_families(True)
     options.set_write_buffer_manager(memory.writes)
-    # The write-ahead log is on and not synced: kill -9 loses nothing, and after a power cut the log tells the rest.
+    # The write-ahead log is on and not synced: kill -9 loses nothing, and after a power cut Kafka's log tells the rest.
+    # Without it a write takes a quarter less. What is in it is read when a store opens: 0.1 s after a million commits.
     options.set_max_total_wal_size(64 * MIB)
     options.set_max_background_jobs(2)
-    options.set_max_open_files(256)
+    options.set_max_open_files(100)  # so that 8 partitions stay below the usual limit of 1,024
     options.set_keep_log_file_num(2)
     options.set_max_log_file_size(4 * MIB)
     return options

@@ -128,7 +128,7 @@ class Store:
         branch = self._branches.get((group, branch_id))
         if branch is None:
             since = self._branches.changes
-            value = self._rocks.get(layout.REFS, layout.branch_key(group, branch_id))
+            value = self._rocks.get(layout.REFS, layout.branch_key(keys.text(group), branch_id))
             if value is None:
                 return None
             branch = layout.read_branch(branch_id, value)
@@ -336,7 +336,7 @@ class Store:
         state = self._groups.get(group)
         if state is None:
             since = self._groups.changes
-            value = self._rocks.get(layout.REFS, layout.head_key(group))
+            value = self._rocks.get(layout.REFS, layout.head_key(keys.text(group)))
             if value is None:
                 return None
             state = layout.read_head(value)

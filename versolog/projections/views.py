@@ -23,8 +23,8 @@ from versolog.streams import versions
 from versolog.streams.state import Level, Row
 from versolog.streams.versions import At, Difference
 
-SCANNED_MAX = 10_000
-"""Rows that one call looks at, so that a `where` few rows fit does not hold up others."""
+SCANNED_MAX = 2_000
+"""Rows that one call looks at beyond its limit, some milliseconds, so that a `where` few rows fit holds up nobody."""
 WALKED_MAX = 2_000
 """Commits that one call looks at for those that touch a table."""
 DIFF_CHANGES_MAX = 20_000
@@ -138,7 +138,7 @@ class View:
         rows: list[tuple[str, Row]] = []
         scanned, last = 0, b""
         for place, row in self._scan(at, table, *_bounds(prefix, start, end, after)):
-            if len(rows) == limit or scanned == SCANNED_MAX:
+            if len(rows) == limit or scanned == limit + SCANNED_MAX:
                 return Page(rows, keys.only_text(last), scanned)
             scanned, last = scanned + 1, place
             if row.text is not None and (where is None or where(orjson.loads(row.text))):
@@ -294,7 +294,7 @@ class View:
             bounds = _bounds(prefix, None, None, cursor[1] if cursor is not None and name == cursor[0] else None)
             old, new = self._scan(before, name, *bounds), self._scan(after, name, *bounds)
             for place, one, other in _side_by_side(old, new):
-                if len(found) == limit or scanned == SCANNED_MAX:
+                if len(found) == limit or scanned == limit + SCANNED_MAX:
                     return Differences(found, last)
                 scanned, last = scanned + 1, (name, keys.only_text(place))
                 if (one and one.text) != (other and other.text):
