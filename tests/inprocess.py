@@ -19,7 +19,7 @@ from versolog.projections.http import app
 from versolog.projections.lag import Lag
 from versolog.projections.live import LivePartition
 from versolog.projections.node import Node
-from versolog.projections.store import Memory
+from versolog.projections.rocks import Memory
 from versolog.projections.tail import Ends
 from versolog.schemas import codec as avro
 from versolog.schemas.codec import Codec, Schema
@@ -136,7 +136,7 @@ class House:
         }
         for number, partition in self.partitions.items():
             partition.role = (roles or {}).get(number, "owner")  # type: ignore[assignment]
-        self.now_ms = lambda: time.time_ns() // 1_000_000
+        self.now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
         self.log = ListedLog(self.partitions, self.codec, lambda: self.now_ms())
         self.owners: dict[int, str] = {}
         self.metrics = CollectorRegistry()
@@ -164,7 +164,7 @@ class House:
         """An HTTP client whose server is the application itself; every answer is held against the documentation."""
         held = Held()
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
-        hooks = {"response": [held]}
+        hooks: dict[str, list[Callable[..., Any]]] = {"response": [held]}
         async with httpx.AsyncClient(transport=transport, base_url="http://node", event_hooks=hooks) as client:
             held.learn((await client.get("/openapi.json")).json())
             yield client

@@ -125,12 +125,14 @@ async def test_unknown_paths_and_methods_are_problems_that_help(tmp_path: Path) 
         assert is_problem(await client.get("/v1/groups/%FF/log"), 400, "malformed")
 
 
-async def test_what_breaks_inside_is_500_without_its_reason_and_logged_with_it(tmp_path: Path) -> None:
+async def test_what_breaks_inside_is_500_without_its_reason_and_logged_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with house(tmp_path) as (built, client):
         await client.put(ROW, json={})
         for partition in built.partitions.values():
-            partition.view.row = None  # type: ignore[assignment]
-            partition.view.diff = None  # type: ignore[assignment]
+            monkeypatch.setattr(partition.view, "row", None)
+            monkeypatch.setattr(partition.view, "diff", None)
         for path in (ROW, "/v1/groups/UA/diff?from=1"):
             with capture_logs() as logs:
                 broken = await client.get(path)
@@ -333,13 +335,13 @@ async def test_an_owner_that_is_away_or_not_known_is_503(tmp_path: Path) -> None
         assert is_problem(await client.put(ROW, json={}, headers=once), 503, "not-owner")
 
 
-async def test_a_follower_answers_who_allows_staleness(tmp_path: Path) -> None:
+async def test_a_follower_answers_who_allows_staleness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with house(tmp_path) as (built, client):
         await client.put(ROW, json={"n": 1})
         for partition in built.partitions.values():
             partition.role = "follower"
         assert is_problem(await client.get(ROW), 503, "owner-away")
-        built.lag.staleness_s = lambda number: 0.5  # type: ignore[method-assign]
+        monkeypatch.setattr(built.lag, "staleness_s", lambda partition: 0.5)
         read = await client.get(ROW, params={"stale": "1"})
         assert (read.json()["row"], read.headers["versolog-staleness-bound"]) == ({"n": 1}, "0.500")
         assert is_problem(await client.get(ROW, headers={"versolog-staleness": "0.4"}), 503, "owner-away")

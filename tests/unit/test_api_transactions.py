@@ -235,7 +235,7 @@ async def _converse(built: House, lines: list[dict[str, Any]]) -> list[str]:
             told.extend(json.loads(line)["id"] for line in message["body"].splitlines())
             answered.set()
 
-    scope = {
+    scope: dict[str, Any] = {
         "type": "http", "method": "POST", "path": f"{SEND}:batch", "raw_path": f"{SEND}:batch".encode(),
         "query_string": b"", "headers": [], "client": None, "http_version": "1.1", "scheme": "http", "root_path": "",
     }  # fmt: skip

@@ -174,13 +174,10 @@ def test_refusals_are_raised_by_their_type(db: Client) -> None:
     assert (mismatch.value.code, mismatch.value.facts["found"]) == ("version-mismatch", 1)
     with pytest.raises(Conflict, match="another content"):
         db.put("g", "t", "k", {"n": 2}, id="t-1")
-    for unknown in (
-        lambda: db.row("g", "t", "no"),
-        lambda: db.row("no", "t", "k"),
-        lambda: db.row("g", "t", "k", at=9),
-    ):
+    unknown: list[tuple[str, str, int | None]] = [("g", "no", None), ("no", "k", None), ("g", "k", 9)]
+    for group, key, at in unknown:
         with pytest.raises(NotFound):
-            unknown()
+            db.row(group, "t", key, at=at)
     with pytest.raises(Invalid) as ahead:
         db.row("g", "t", "k", at=datetime(2999, 1, 1, tzinfo=UTC))
     assert ahead.value.code == "time-to-come"
