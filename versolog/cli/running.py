@@ -1,4 +1,4 @@
-"""The command line: run a versolog, look into one, restore the past."""
+"""Running: Kafka, topics, workers, and all of it on one machine."""
 
 from __future__ import annotations
 
@@ -9,59 +9,34 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import structlog
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from versolog.config import Settings
-from versolog.schemas.errors import Invalid, VersologError
-
-app = typer.Typer(
-    name="versolog",
-    help="An event-sourced, versioned, transactional table store on Apache Kafka.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+from versolog.cli.shown import (
+    DEFAULT_DATA,
+    Bootstrap,
+    Data,
+    Fsync,
+    KafkaOption,
+    Partitions,
+    Prefix,
+    RegistryUrl,
+    Replication,
+    err,
+    errors_told,
+    out,
+    settings_of,
 )
+from versolog.config import Settings
+
 broker_app = typer.Typer(help="The Apache Kafka that versolog brings along.", no_args_is_help=True)
 topics_app = typer.Typer(help="The topics on a Kafka cluster.", no_args_is_help=True)
-app.add_typer(broker_app, name="broker")
-app.add_typer(topics_app, name="topics")
-
-err = Console(stderr=True, highlight=False)
-out = Console(highlight=False)
-
-Bootstrap = Annotated[str | None, typer.Option(help="Kafka brokers, host:port and commas between.")]
-Data = Annotated[Path, typer.Option(help="The directory that everything is kept in.")]
-Prefix = Annotated[str | None, typer.Option(help="Begins the names of the topics.")]
-Partitions = Annotated[int | None, typer.Option(help="Partitions of the topics, fixed when they are created.")]
-Replication = Annotated[int | None, typer.Option(help="Replication factor of topics that are created.")]
-Fsync = Annotated[bool | None, typer.Option(help="Flush every record to the disk before it is acknowledged.")]
-KafkaOption = Annotated[
-    list[str] | None, typer.Option("--kafka", help="One more setting of the Kafka clients, as name=value.")
-]
-
-DEFAULT_DATA = Path("versolog-data")
 
 
-@contextlib.contextmanager
-def _errors_told() -> Iterator[None]:
-    """A typed error becomes one line and exit status 1."""
-    try:
-        yield
-    except VersologError as error:
-        err.print(f"[bold red]{error.code}[/]: {error.detail}", soft_wrap=True)
-        raise typer.Exit(1) from error
-
-
-@app.command()
 def up(
     data: Data = DEFAULT_DATA,
     http_port: Annotated[int, typer.Option(help="Of the first worker; 0 takes a free one.")] = 8080,
@@ -77,17 +52,16 @@ def up(
     plan = Plan(data, http_port, kafka_port, partitions, workers, fsync)
     signal.signal(signal.SIGTERM, _as_interrupt)
     with (
-        _errors_told(),
+        errors_told(),
         contextlib.suppress(KeyboardInterrupt),
         running(plan, lambda line: err.print(f"· {line}")) as it,
     ):
         took_s = time.monotonic() - begun
-        out.print(f"ready  http {' '.join(it.http_urls)}  kafka {it.bootstrap}  data {data}  ({took_s:.1f} s)", soft_wrap=True)
-        sys.stdout.flush()
+        where = f"http {' '.join(it.http_urls)}  kafka {it.bootstrap}  data {data}"
+        print(f"ready  {where}  ({took_s:.1f} s)", flush=True)
         signal.pause()
 
 
-@app.command()
 def worker(
     bootstrap: Bootstrap = None,
     data: Annotated[Path | None, typer.Option(help="Where its stores are kept.")] = None,
@@ -99,7 +73,7 @@ def worker(
     prefix: Prefix = None,
     follow: Annotated[str | None, typer.Option(help="all or none: partitions of others to keep up with.")] = None,
     fsync: Fsync = None,
-    registry_url: Annotated[str | None, typer.Option(help="A Schema Registry to use.")] = None,
+    registry_url: RegistryUrl = None,
     kafka: KafkaOption = None,
     address_file: Annotated[Path | None, typer.Option(help="Write the HTTP address here once it is known.")] = None,
     end_with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
@@ -110,11 +84,11 @@ def worker(
 
     if end_with_parent:
         _end_with_parent()
-    with _errors_told():
-        settings = _settings(
+    with errors_told():
+        settings = settings_of(
             bootstrap=bootstrap, data=data, http_host=http_host, http_port=http_port, advertised_url=advertised_url,
             partitions=partitions, replication=replication, prefix=prefix, follow=follow, fsync=fsync,
-            registry_url=registry_url, kafka=_kafka_settings(kafka),
+            registry_url=registry_url, kafka=kafka,
         )  # fmt: skip
         _log_to_stderr(settings)
         run_worker(work(settings, partial(_tell_address, address_file)))
@@ -128,7 +102,7 @@ def broker_start(
     """Start Kafka in the background."""
     from versolog import broker
 
-    with _errors_told():
+    with errors_told():
         running = broker.start(data, port, say=lambda line: err.print(f"· {line}"))
         out.print(f"running  kafka {running.bootstrap}  pid {running.pid}  data {data}")
 
@@ -138,7 +112,7 @@ def broker_stop(data: Data = DEFAULT_DATA / "kafka") -> None:
     """Stop the Kafka that was started in the background."""
     from versolog import broker
 
-    with _errors_told():
+    with errors_told():
         out.print("stopped" if broker.stop(data) else "it was not running")
 
 
@@ -147,7 +121,7 @@ def broker_status(data: Data = DEFAULT_DATA / "kafka") -> None:
     """Whether Kafka runs, and where; exit status 3 where it does not."""
     from versolog import broker
 
-    with _errors_told():
+    with errors_told():
         status = broker.status(data)
         if isinstance(status, broker.Running):
             out.print(f"running  kafka {status.bootstrap}  pid {status.pid}  data {data}")
@@ -168,82 +142,16 @@ def topics_create(
     """Create the topics that are missing and check those that are there."""
     from versolog.schemas.topics import ensure_topics
 
-    with _errors_told():
-        settings = _settings(
+    with errors_told():
+        settings = settings_of(
             bootstrap=bootstrap, partitions=partitions, replication=replication, prefix=prefix, fsync=fsync,
-            kafka=_kafka_settings(kafka),
+            kafka=kafka,
         )  # fmt: skip
         ids = ensure_topics(
             settings.client, settings.topics, partitions=settings.partitions, replication=settings.replication,
             fsync=settings.fsync,
         )  # fmt: skip
         out.print(f"ready  {ids.partitions} partitions  {ids.identity}")
-
-
-@app.command()
-def replay(
-    into: Annotated[Path, typer.Option(help="A fresh directory for the result.")],
-    at: Annotated[str | None, typer.Option(help="A version, branch or tag of --group, or a time.")] = None,
-    cut: Annotated[str | None, typer.Option(help="A time: the whole store as it stood then.")] = None,
-    group: Annotated[str | None, typer.Option(help="Only this group.")] = None,
-    bootstrap: Bootstrap = None,
-    prefix: Prefix = None,
-    processes: Annotated[int | None, typer.Option(help="Default: one a core.")] = None,
-    registry_url: Annotated[str | None, typer.Option(help="A Schema Registry to use.")] = None,
-    kafka: KafkaOption = None,
-) -> None:
-    """Rebuild a past version from offsets, and print its digest."""
-    from versolog.projections.replay import Log
-    from versolog.projections.replay import replay as rebuild
-    from versolog.schemas.topics import describe
-    from versolog.worker import registry_of
-
-    with _errors_told(), _progress("replaying") as told:
-        if at is not None and cut is not None:
-            raise Invalid("--at and --cut say the same thing twice; give one of them")
-        settings = _settings(
-            bootstrap=bootstrap, prefix=prefix, registry_url=registry_url, kafka=_kafka_settings(kafka)
-        )
-        log = Log(
-            settings.client, settings.topics, describe(settings.client, settings.topics), partial(registry_of, settings)
-        )
-        begun = time.monotonic()
-        manifest = rebuild(log, into, at=at or cut, group=group, processes=processes, progress=told)
-        took_s = time.monotonic() - begun
-    rate = manifest.commits / took_s
-    err.print(f"{manifest.commits:,} commits in {took_s:.1f} s ({rate:,.0f}/s) into {into}")
-    out.print(f"digest {manifest.digest}")
-
-
-def _settings(**given: Any) -> Settings:
-    try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
-    except ValueError as error:
-        raise Invalid(f"a setting does not fit: {error}") from error
-
-
-def _kafka_settings(pairs: list[str] | None) -> dict[str, str] | None:
-    if not pairs:
-        return None
-    split = [pair.partition("=") for pair in pairs]
-    if bad := [name for name, equals, _ in split if not equals or not name]:
-        raise Invalid(f"--kafka {bad[0]} is not name=value")
-    return {name: value for name, _, value in split}
-
-
-@contextlib.contextmanager
-def _progress(what: str) -> Iterator[Any]:
-    """A progress bar on the terminal, told (done, about)."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=err, transient=True) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda done, about: progress.update(task, completed=done, total=max(about, done))
 
 
 def _tell_address(path: Path | None, url: str) -> None:

@@ -1,0 +1,187 @@
+"""Looking: rows at any version, what happened to them, and who did it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import Annotated, Any
+
+import typer
+
+from versolog.cli.shown import errors_told, print_json, print_table, spelled
+from versolog.client import Client
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+LOG_LIMIT = 20
+
+Group = Annotated[str, typer.Argument(help="The group.", show_default=False)]
+TableName = Annotated[str, typer.Argument(metavar="TABLE", help="The table.", show_default=False)]
+Key = Annotated[str, typer.Argument(help="The row's key.", show_default=False)]
+At = Annotated[str | None, typer.Option(help="A version, branch, tag, name~n or time. Default: the newest.")]
+BranchOption = Annotated[str | None, typer.Option("--branch", help="Goes with a time, or alone.")]
+Url = Annotated[str, typer.Option(envvar="VERSOLOG_URL", help="Where versolog answers.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON, one line each.")]
+Limit = Annotated[int, typer.Option(min=1, help="How many at the most.")]
+
+
+@contextmanager
+def connected(url: str, as_json: bool) -> Iterator[Client]:
+    """A client; its typed errors become one line, or one JSON object."""
+    with errors_told(as_json), Client(url) as client:
+        yield client
+
+
+def get(
+    group: Group, table: TableName, key: Key, at: At = None, branch: BranchOption = None, url: Url = DEFAULT_URL,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """The row as it stands, or stood."""
+    with connected(url, as_json) as client:
+        row = client.row(group, table, key, at, branch)
+        print_json(row if as_json else row.row)
+
+
+def rows(
+    group: Group, table: TableName, at: At = None, branch: BranchOption = None,
+    prefix: Annotated[str | None, typer.Option(help="Keys that begin so.")] = None,
+    where: Annotated[str | None, typer.Option(help="Fields, such as: delay > 15 and status = \"departed\"")] = None,
+    limit: Limit = 100, url: Url = DEFAULT_URL, as_json: Json = False,
+) -> None:  # fmt: skip
+    """The rows of a table, all of one version."""
+    with connected(url, as_json) as client:
+        found = islice(client.rows(group, table, at, branch=branch, prefix=prefix, where=where), limit)
+        _show(found, as_json, ("key", "version", "row"), lambda row: (row.key, row.version, row.row))
+
+
+def history(
+    group: Group, table: TableName, key: Key, at: At = None, branch: BranchOption = None, limit: Limit = LOG_LIMIT,
+    url: Url = DEFAULT_URL, as_json: Json = False,
+) -> None:  # fmt: skip
+    """What happened to a row, the newest first."""
+    with connected(url, as_json) as client:
+        found = islice(client.history(group, table, key, at, branch=branch), limit)
+        titles = ("version", "committed at", "author", "type", "message", "row")
+        _show(found, as_json, titles, lambda past: (
+            past.version, past.committed_at, past.author, past.type or past.operation, past.message,
+            "deleted" if past.row is None else past.row,
+        ))  # fmt: skip
+
+
+def blame(
+    group: Group, table: TableName, key: Key, at: At = None, branch: BranchOption = None, url: Url = DEFAULT_URL,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """For each field of a row, the commit that set it."""
+    with connected(url, as_json) as client:
+        found = client.blame(group, table, key, at, branch)
+        titles = ("field", "value", "version", "committed at", "author", "message")
+        _show(found, as_json, titles, lambda field: (
+            ".".join(field.path), field.value, field.version, field.committed_at, field.author, field.message,
+        ))  # fmt: skip
+
+
+def log(
+    group: Group, at: At = None, branch: BranchOption = None,
+    table: Annotated[str | None, typer.Option(help="Only commits that changed this table.")] = None,
+    key: Annotated[str | None, typer.Option(help="Only commits that changed this row of --table.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every commit of the group, on all branches.")] = False,
+    limit: Limit = LOG_LIMIT, url: Url = DEFAULT_URL, as_json: Json = False,
+) -> None:  # fmt: skip
+    """The commits that led to a place, the newest first."""
+    with connected(url, as_json) as client:
+        found = islice(client.log(group, at, branch=branch, table=table, key=key, all=every), limit)
+        titles = ("version", "branch", "committed at", "author", "operation", "type", "message")
+        _show(found, as_json, titles, lambda entry: (
+            entry.version, entry.branch, entry.committed_at, entry.author, entry.operation, entry.type, entry.message,
+        ))  # fmt: skip
+
+
+def show(
+    group: Group, version: Annotated[int, typer.Argument(help="The commit's version.", show_default=False)],
+    url: Url = DEFAULT_URL, as_json: Json = False,
+) -> None:  # fmt: skip
+    """One commit with all that it changed."""
+    with connected(url, as_json) as client:
+        commit = client.commit(group, version)
+        if as_json:
+            print_json(commit)
+            return
+        facts = {
+            "version": commit.version, "branch": commit.branch, "parents": list(commit.parents), "hash": commit.hash,
+            "previous": commit.previous_hash, "transaction": commit.transaction_id, "author": commit.author,
+            "committed at": commit.committed_at, "operation": commit.operation, "type": commit.type,
+            "message": commit.message,
+        }  # fmt: skip
+        print_table(("", ""), facts.items())
+        print_table(("table", "key", "row"), (
+            (table, key, "deleted" if row is None else row) for table, key, row in commit.changes
+        ))  # fmt: skip
+
+
+def diff(
+    group: Group,
+    before: Annotated[str, typer.Argument(metavar="FROM", help="A version, branch, tag or time.", show_default=False)],
+    after: Annotated[str | None, typer.Argument(metavar="TO", help="Default: the newest.")] = None,
+    branch: BranchOption = None,
+    table: Annotated[str | None, typer.Option(help="Only this table.")] = None,
+    prefix: Annotated[str | None, typer.Option(help="Only keys that begin so.")] = None,
+    limit: Limit = 100, url: Url = DEFAULT_URL, as_json: Json = False,
+) -> None:  # fmt: skip
+    """What differs between two versions: counts, then rows and fields."""
+    with connected(url, as_json) as client:
+        found = client.diff(group, before, after, branch=branch, table=table, prefix=prefix, limit=limit)
+        if as_json:
+            print_json(found)
+            return
+        counts = found.counts
+        more = "" if counts.complete else " at least"
+        print(f"version {found.before.version} → {found.after.version}:{more} {counts.rows:,} rows differ "
+              f"({counts.added:,} added, {counts.changed:,} changed, {counts.removed:,} removed)")  # fmt: skip
+        print_table(("table", "key", "field", "before", "after"), _fields_of(found.rows))
+
+
+def groups(
+    prefix: Annotated[str, typer.Option(help="Names that begin so.")] = "", limit: Limit = 1_000,
+    url: Url = DEFAULT_URL, as_json: Json = False,
+) -> None:  # fmt: skip
+    """The groups there are."""
+    with connected(url, as_json) as client:
+        found = islice(client.groups(prefix), limit)
+        titles = ("group", "version", "committed at")
+        _show(found, as_json, titles, lambda group: (group.group, group.version, group.committed_at))
+
+
+def tags(group: Group, at: At = None, url: Url = DEFAULT_URL, as_json: Json = False) -> None:
+    """The tags of a group."""
+    with connected(url, as_json) as client:
+        titles = ("tag", "version", "committed at")
+        _show(client.tags(group, at), as_json, titles, lambda tag: (tag.name, tag.version, tag.committed_at))
+
+
+def outcome(
+    transaction_id: Annotated[str, typer.Argument(metavar="ID", help="The transaction's id.", show_default=False)],
+    group: Annotated[str | None, typer.Option(help="Its group, so that only one partition is asked.")] = None,
+    url: Url = DEFAULT_URL,
+) -> None:  # fmt: skip
+    """How a transaction ended, as JSON."""
+    with connected(url, as_json=True) as client:
+        print_json(client.outcome(transaction_id, group).to_json())
+
+
+def _fields_of(rows: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
+    for row in rows:
+        if row.change != "changed":
+            yield (row.table, row.key, "", spelled(row.before and row.before.row), spelled(row.after and row.after.row))
+            continue
+        for field in row.fields:
+            before = spelled(field.before) if field.in_before else "absent"
+            yield row.table, row.key, ".".join(field.path), before, spelled(field.after) if field.in_after else "absent"
+
+
+def _show(found: Iterable[Any], as_json: bool, titles: tuple[str, ...], line: Any) -> None:
+    if as_json:
+        for item in found:
+            print_json(item)
+    else:
+        print_table(titles, map(line, found))

@@ -1,0 +1,101 @@
+"""What every command shares: consoles, settings, errors as one line, tables or JSON, progress."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, is_dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from versolog.config import Settings
+from versolog.schemas.errors import Invalid, VersologError
+
+err = Console(stderr=True, highlight=False)
+out = Console(highlight=False)
+
+DEFAULT_DATA = Path("versolog-data")
+
+Bootstrap = Annotated[str | None, typer.Option(help="Kafka brokers, host:port and commas between.")]
+Data = Annotated[Path, typer.Option(help="The directory that everything is kept in.")]
+Prefix = Annotated[str | None, typer.Option(help="Begins the names of the topics.")]
+Partitions = Annotated[int | None, typer.Option(help="Partitions of the topics, fixed when they are created.")]
+Replication = Annotated[int | None, typer.Option(help="Replication factor of topics that are created.")]
+Fsync = Annotated[bool | None, typer.Option(help="Flush every record to the disk before it is acknowledged.")]
+KafkaOption = Annotated[
+    list[str] | None, typer.Option("--kafka", help="One more setting of the Kafka clients, as name=value.")
+]
+RegistryUrl = Annotated[str | None, typer.Option(help="A Schema Registry to use.")]
+
+
+@contextlib.contextmanager
+def errors_told(as_json: bool = False) -> Iterator[None]:
+    """A typed error becomes one line, or the problem object that HTTP would answer, and exit status 1."""
+    try:
+        yield
+    except VersologError as error:
+        if as_json:
+            print_json(error.problem())
+        else:
+            err.print(f"[bold red]{error.code}[/]:", error.detail, soft_wrap=True, markup=True)
+        raise typer.Exit(1) from error
+
+
+@contextlib.contextmanager
+def progress(what: str) -> Iterator[Any]:
+    """A progress bar on the terminal, told (done, about)."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=err, transient=True) as shown:
+        task = shown.add_task(what, total=None)
+        yield lambda done, about: shown.update(task, completed=done, total=max(about, done))
+
+
+def settings_of(**given: Any) -> Settings:
+    """Settings from the environment and, above it, from the options that were given."""
+    given["kafka"] = _kafka_settings(given.get("kafka"))
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValueError as error:
+        raise Invalid(f"a setting does not fit: {error}") from error
+
+
+def print_json(value: Any) -> None:
+    """One line of JSON."""
+    print(orjson.dumps(_plain(value), option=orjson.OPT_UTC_Z).decode())
+
+
+def print_table(titles: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
+    """A table for people: no borders, so that it can be cut and pasted."""
+    table = Table(*titles, box=None, pad_edge=False, header_style="bold")
+    for line in lines:
+        table.add_row(*(spelled(cell) for cell in line))
+    out.print(table, soft_wrap=not out.is_terminal)
+
+
+def spelled(cell: Any) -> str:
+    """A value as a person reads it."""
+    if cell is None:
+        return ""
+    if isinstance(cell, datetime):
+        return cell.strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+    return cell if isinstance(cell, str) else orjson.dumps(_plain(cell)).decode()
+
+
+def _plain(value: Any) -> Any:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+
+def _kafka_settings(pairs: list[str] | None) -> dict[str, str] | None:
+    if not pairs:
+        return None
+    split = [pair.partition("=") for pair in pairs]
+    if bad := [name for name, equals, _ in split if not equals or not name]:
+        raise Invalid(f"--kafka {bad[0]} is not name=value")
+    return {name: value for name, _, value in split}

@@ -1,0 +1,118 @@
+"""Writing: rows, whole transactions, and operations on a group."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from versolog.cli.looking import DEFAULT_URL, Group, Json, Key, TableName, Url, connected
+from versolog.cli.shown import print_json, print_table
+from versolog.schemas.documents import from_text, row_from_text
+from versolog.schemas.outcome import Outcome
+from versolog.streams.state import MAIN
+from versolog.streams.transaction import Transaction
+
+RowText = Annotated[str, typer.Argument(metavar="JSON", help="The row, a JSON object.", show_default=False)]
+Branch = Annotated[str, typer.Option("--branch", help="The branch.")]
+Author = Annotated[str, typer.Option(help="Who does this.")]
+Message = Annotated[str, typer.Option("--message", "-m", help="Why.")]
+
+
+def put(
+    group: Group, table: TableName, key: Key, row: RowText, branch: Branch = MAIN, author: Author = "",
+    message: Message = "", url: Url = DEFAULT_URL, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Put a row."""
+    with connected(url, as_json) as client:
+        about = {"branch": branch, "author": author, "message": message}
+        _told(client.put(group, table, key, row_from_text(row), **about), as_json)
+
+
+def patch(
+    group: Group, table: TableName, key: Key, row: RowText, branch: Branch = MAIN, author: Author = "",
+    message: Message = "", url: Url = DEFAULT_URL, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Change some fields of a row (RFC 7396: null takes a field away)."""
+    with connected(url, as_json) as client:
+        about = {"branch": branch, "author": author, "message": message}
+        _told(client.patch(group, table, key, row_from_text(row), **about), as_json)
+
+
+def delete(
+    group: Group, table: TableName, key: Key, branch: Branch = MAIN, author: Author = "", message: Message = "",
+    url: Url = DEFAULT_URL, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Delete a row; its past stays."""
+    with connected(url, as_json) as client:
+        _told(client.delete(group, table, key, branch=branch, author=author, message=message), as_json)
+
+
+def send(
+    file: Annotated[Path, typer.Argument(help="A transaction as JSON; - for standard input.", show_default=False)],
+    url: Url = DEFAULT_URL, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Send one transaction, written as HTTP takes it."""
+    with connected(url, as_json) as client:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text()
+        _told(client.send(Transaction.from_json(from_text(text))), as_json)
+
+
+def tag(
+    group: Group, name: Annotated[str, typer.Argument(help="The tag.", show_default=False)],
+    at: Annotated[str | None, typer.Option(help="What it names. Default: the newest.")] = None,
+    move: Annotated[bool, typer.Option("--move", help="Let a tag that exists name another version.")] = False,
+    gone: Annotated[bool, typer.Option("--delete", help="Take the tag away.")] = False,
+    author: Author = "", message: Message = "", url: Url = DEFAULT_URL, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Name a version."""
+    with connected(url, as_json) as client:
+        about = {"author": author, "message": message}
+        done = client.delete_tag(group, name, **about) if gone else client.tag(group, name, at, move=move, **about)
+        _told(done, as_json)
+
+
+def rollback(
+    group: Group, to: Annotated[str, typer.Option(help="The version, tag or time to go back to.", show_default=False)],
+    branch: Branch = MAIN,
+    table: Annotated[str | None, typer.Option(help="Only this table.")] = None,
+    key: Annotated[str | None, typer.Option(help="Only this row of --table.")] = None,
+    prefix: Annotated[str | None, typer.Option(help="Only keys that begin so.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would change, and change nothing.")] = False,
+    author: Author = "", message: Message = "", url: Url = DEFAULT_URL, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Make a branch equal a past version, by a new commit."""
+    with connected(url, as_json) as client:
+        part: dict[str, Any] = {"table": table, "key": key, "prefix": prefix, "branch": branch}
+        if not dry_run:
+            _told(client.rollback(group, to, **part, author=author, message=message), as_json)
+            return
+        found = client.rehearse_rollback(group, to, **part)
+        if as_json:
+            print_json(found)
+            return
+        print(f"{found.counts.rows:,} rows would change")
+        print_table(("table", "key", "change", "after"), (
+            (row.table, row.key, row.change, row.after) for row in found.rows
+        ))  # fmt: skip
+
+
+def drop(
+    group: Group, yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False, author: Author = "",
+    message: Message = "", url: Url = DEFAULT_URL, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Drop a group. Its log stays, and its past can be read by version."""
+    if not yes:
+        typer.confirm(f"Drop {group}?", abort=True)
+    with connected(url, as_json) as client:
+        _told(client.drop_group(group, author=author, message=message), as_json)
+
+
+def _told(outcome: Outcome, as_json: bool) -> None:
+    if as_json:
+        print_json(outcome.to_json())
+        return
+    for part in outcome.parts:
+        print(f"version {part.version} of {part.group} on {part.branch}  {part.hash.hex()[:16]}")
