@@ -24,11 +24,11 @@ from versolog.projections.lag import Lag
 from versolog.projections.live import LivePartition
 from versolog.projections.metrics import Counted
 from versolog.projections.node import Node
-from versolog.projections.rocks import Memory
-from versolog.projections.tail import Ends, Follower
+from versolog.projections.rocks import Memory, StoreUnusable
+from versolog.projections.tail import Ends, Follower, OtherLog
 from versolog.schemas import codec as avro
 from versolog.schemas.codec import Codec
-from versolog.schemas.errors import BrokenLog, Unavailable
+from versolog.schemas.errors import BrokenLog, Unavailable, VersologError
 from versolog.schemas.registry import ConfluentRegistry, TopicRegistry
 from versolog.schemas.topics import ensure_topics
 from versolog.streams import failpoints
@@ -42,6 +42,7 @@ DELETE_EVERY_S = 3_600.0
 OWNERS_KNOWN_FOR_S = 5.0
 THREADS_MAX = 64
 CLOSE_TIMEOUT_S = 2.0
+FOLLOW_AGAIN_S = 1.0
 
 WRITTEN = ("Transaction", "Tick", "Commit", "Outcomes")
 """The record types that are registered before anything is written."""
@@ -58,6 +59,11 @@ class Worker:
         self._ends = Ends(settings.client)
         self._threads = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="versolog")
         self._committers: dict[int, Committer] = {}
+        self._beginning: dict[int, asyncio.Task[None]] = {}
+        """By partition, what has to be done before it is followed."""
+        self._ending: dict[int, asyncio.Task[None]] = {}
+        """By partition, the end of having owned it, which may outlast the patience of whoever asked for it."""
+        self.restart: Callable[[int, BaseException], None] = _nobody_to_restart
         self._follower = Follower(settings.client, settings.topics)
         memory = Memory()
         self.partitions = {
@@ -74,12 +80,15 @@ class Worker:
             for number in range(settings.partitions)
         }
         self.lag = Lag(self.partitions)
+        self._closing = False
 
     async def assigned(self, partition: int) -> int:
         """Become the owner: nobody else writes the store from here on, and the log is read to its end first."""
         place = self.partitions[partition]
+        if (ending := self._ending.get(partition)) is not None:
+            await asyncio.wait({ending})
         place.role, place.error = "recovering", None
-        await self._in_thread(self._follower.release, partition)
+        await self._stop_following(partition)
         committer = self._committers.get(partition)
         if committer is None:
             committer = self._committers[partition] = self._committer(place)
@@ -89,7 +98,11 @@ class Worker:
         except BrokenLog as error:
             place.stop(error)
             raise
-        place.role = "owner"
+        except VersologError as error:
+            place.error = error
+            raise
+        place.role, place.error = "owner", None
+        place.caught_up()
         logger.info("owner", partition=partition, offset=offset, took_s=round(time.perf_counter() - begun, 3))
         return offset
 
@@ -102,10 +115,21 @@ class Worker:
 
     async def revoked(self, partition: int) -> None:
         """Own no more: what is decided is committed if that can be done soon, and the store follows the next owner."""
-        committer = self._committers.pop(partition, None)
-        if committer is not None:
-            await committer.stop()
-        self._follow(self.partitions[partition])
+        place = self.partitions[partition]
+        place.role = "recovering"
+        ending = asyncio.create_task(self._end(place), name=f"partition-{partition}-ends")
+        self._ending[partition] = ending
+        await asyncio.shield(ending)
+
+    async def _end(self, place: LivePartition) -> None:
+        committer = self._committers.pop(place.number, None)
+        try:
+            if committer is not None:
+                await committer.stop()
+        finally:
+            del self._ending[place.number]
+        if not self._closing:
+            self._follow(place)
 
     def start(self) -> None:
         """Begin to follow; on the running loop."""
@@ -119,20 +143,59 @@ class Worker:
 
     async def close(self) -> None:
         """After the runtime has ended: let go of the log and the stores."""
-        for task in self._tasks:
+        self._closing = True
+        if self._ending:
+            await asyncio.wait(set(self._ending.values()), timeout=CLOSE_TIMEOUT_S)
+        tasks = {*self._tasks, *self._beginning.values()}
+        for task in tasks:
             task.cancel()
-        await asyncio.wait(self._tasks)
+        await asyncio.wait(tasks)
         await self._in_thread(self._follower.stop)
         for place in self.partitions.values():
             await self._in_thread(place.close)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _follow(self, place: LivePartition) -> None:
+    def _follow(self, place: LivePartition, *, after: VersologError | None = None) -> None:
+        """Keep up with the partition; `after` says why the last attempt ended."""
+        place.error = None
         if self._settings.follow == "none":
             place.role = "idle"
             return
         place.role = "follower"
-        self._follower.follow(place.followed(asyncio.get_running_loop()))
+        beginning = asyncio.create_task(self._begin_to_follow(place, after), name=f"follow-{place.number}")
+        self._beginning[place.number] = beginning
+
+    async def _begin_to_follow(self, place: LivePartition, after: VersologError | None) -> None:
+        await asyncio.sleep(FOLLOW_AGAIN_S if after is not None else 0)
+        while True:
+            try:
+                await self._in_thread(place.reconcile, after)
+                break
+            except VersologError as error:
+                logger.warning("not-followed-yet", partition=place.number, reason=error.detail)
+                await asyncio.sleep(FOLLOW_AGAIN_S)
+        self._follower.follow(place.followed(asyncio.get_running_loop(), partial(self._let_go, place)))
+
+    def _let_go(self, place: LivePartition, error: VersologError) -> None:
+        """The follower has let go of the partition: for good where the log is broken, and else for a moment."""
+        if place.role != "follower":
+            return  # it was on its way to become the owner
+        if isinstance(error, BrokenLog) and not isinstance(error, (OtherLog, StoreUnusable)):
+            place.stop(error)
+        else:
+            self._follow(place, after=error)
+
+    async def _stop_following(self, partition: int) -> None:
+        beginning = self._beginning.pop(partition, None)
+        if beginning is not None:
+            beginning.cancel()
+            await asyncio.wait({beginning})
+        await self._in_thread(self._follower.release, partition)
+
+    def _failed(self, place: LivePartition, error: BaseException) -> None:
+        """A commit failed, and no batch may come for long that would be told."""
+        place.role = "recovering"
+        self.restart(place.number, error)
 
     def _committer(self, place: LivePartition) -> Committer:
         topics = self._settings.topics
@@ -150,6 +213,7 @@ class Worker:
             threads=self._threads,
             tally=self._counted,
             log_start=log_start,
+            failed=partial(self._failed, place),
         )
 
     async def _delete_old_transactions(self) -> None:
@@ -263,6 +327,7 @@ async def work(settings: Settings, ready: Callable[[str], None] = lambda url: No
         registry=registry if isinstance(registry, TopicRegistry) else None,
         source=Source(settings.client, settings.topics, Ends(settings.client)),
     )
+    worker.restart = runtime.restart
     worker.start()
     ready(url)
     try:
@@ -270,6 +335,10 @@ async def work(settings: Settings, ready: Callable[[str], None] = lambda url: No
     finally:
         await asyncio.to_thread(node.close, CLOSE_TIMEOUT_S)
         await worker.close()
+
+
+def _nobody_to_restart(partition: int, error: BaseException) -> None:
+    raise AssertionError(f"partition {partition} failed before there was a runtime") from error
 
 
 def registry_of(settings: Settings) -> TopicRegistry | ConfluentRegistry:

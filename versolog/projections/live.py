@@ -5,26 +5,40 @@ from __future__ import annotations
 import asyncio
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import structlog
-from confluent_kafka import TopicPartition
+from confluent_kafka import KafkaError, TopicPartition
 
 from versolog.projections.partition import Partition
-from versolog.projections.rocks import Memory
+from versolog.projections.rocks import Memory, StoreUnusable
 from versolog.projections.store import Store
-from versolog.projections.tail import OUTCOME, REQUEST_TIMEOUT_S, Ends, Followed, Tail, catch_up, reader, takes_effect
+from versolog.projections.tail import (
+    COMMIT,
+    OUTCOME,
+    REQUEST_TIMEOUT_S,
+    Ends,
+    Followed,
+    OtherLog,
+    Tail,
+    catch_up,
+    reader,
+    refuse_ahead,
+    takes_effect,
+)
 from versolog.schemas import codec as avro
 from versolog.schemas.codec import Codec, Record
-from versolog.schemas.errors import BrokenLog, Unavailable, VersologError
+from versolog.schemas.errors import BrokenLog, Malformed, Unavailable, VersologError
 from versolog.schemas.topics import Topics
 from versolog.streams.chain import commit_hash
-from versolog.streams.committer import Written
+from versolog.streams.committer import Stand, Written
 from versolog.streams.decide import Decision
 from versolog.streams.state import State
+
+_NO_RECORD = (KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
 
 logger = structlog.get_logger(__name__)
 
@@ -90,18 +104,25 @@ class LivePartition(Partition):
     def outcomes(self, transaction_ids: Sequence[str]) -> Sequence[bytes | None]:
         return self.store.outcomes(transaction_ids)
 
-    def catch_up(self) -> None:
-        """Fold the log to its last stable offset; a store that is not of this log is made anew from its beginning."""
+    def catch_up(self) -> Stand:
+        """Fold the log to its end; a store that is not of this log is made anew from its beginning."""
         with self._lock:
+            stand = self._settled_ends()
+            self._make_anew_if_foreign()
             try:
-                self._check_last_commit()
                 catch_up(self._tail, self._kafka, self._topics, self._ends)
-            except BrokenLog as error:
-                if self.store.next_commit_offset == 0 and self.store.next_outcome_offset == 0:
-                    raise  # the log itself is broken, and no store can help it
-                self.store.close()
-                self._read(self._made_anew(error.detail))
+            except StoreUnusable as error:
+                self._make_anew(error)
                 catch_up(self._tail, self._kafka, self._topics, self._ends)
+        return stand
+
+    def caught_up(self) -> None:
+        """Tell who waits, on the event loop, what catching up has brought."""
+        for transaction_id, intent_hash in list(self._waiting):
+            body = self.store.outcome(transaction_id)
+            if body is not None:
+                self._answer([(transaction_id, intent_hash, body)])
+        self._folded()
 
     def apply(self, written: Written) -> None:
         with self._lock:
@@ -129,39 +150,80 @@ class LivePartition(Partition):
             )
         self._folded()
 
+    def _settled_ends(self) -> Stand:
+        """The ends of the two topics. Raises Unavailable while a transaction is open: what stands behind its first
+        record, perhaps this partition's own outcomes, is not shown before its end."""
+        places = [(self._topics.commits, self.number), (self._topics.outcomes, self.number)]
+        stable, last = self._ends.stable(places), self._ends.last(places)
+        for topic, number in places:
+            if (shown := stable[topic, number]) < (end := last[topic, number]):
+                raise Unavailable(
+                    f"{topic}[{number}] is shown up to offset {shown} and ends at {end}: another producer, which has "
+                    "no business there, has a transaction open",
+                    partition=number, topic=topic, expected=end, found=shown,
+                )  # fmt: skip
+        return Stand(*(stable[place] for place in places))
+
+    def _make_anew_if_foreign(self) -> None:
+        """Make the store anew where it is of another log, or can't be read."""
+        try:
+            refuse_ahead(self._tail, self._ends.stable((place.topic, place.partition) for place in self._tail.starts()))
+            self._check_last_commit()
+        except (OtherLog, StoreUnusable) as error:
+            self._make_anew(error)
+
+    def _make_anew(self, why: VersologError) -> None:
+        self.store.close()
+        self._read(self._made_anew(why.detail))
+
     def _check_last_commit(self) -> None:
-        """Raise BrokenLog where the store's last commit is not in the log at its offset with its hash."""
+        """Raise OtherLog where the store's last commit is not in the log at its offset with its hash."""
         offset = self.store.next_commit_offset - 1
         if offset < 0:
             return
         with closing(reader(self._kafka, **{"enable.partition.eof": True})) as consumer:
             consumer.assign([TopicPartition(self._topics.commits, self.number, offset)])
             message = consumer.poll(REQUEST_TIMEOUT_S)
-        if message is None:
-            raise Unavailable(f"{self._topics.commits}[{self.number}] was not answered in time", partition=self.number)
-        value = message.value()
-        if message.error() is None and message.offset() == offset and isinstance(value, bytes):
+        error = None if message is None else message.error()
+        if message is None or (error is not None and error.code() not in _NO_RECORD):
+            raise Unavailable(
+                f"{self._topics.commits}[{self.number}] was not answered: {error or 'in time'}", partition=self.number
+            )
+        if error is not None or message.offset() != offset or not self._is_known(message.value()):
+            raise OtherLog(
+                f"the last commit of the store of partition {self.number} is not in the log at offset {offset}",
+                partition=self.number, offset=offset,
+            )  # fmt: skip
+
+    def _is_known(self, value: Any) -> bool:
+        """Whether the store holds this commit, or piece of one, as its last."""
+        try:
             schema_id, body = avro.unframe(value)
-            hash_ = commit_hash(self._codec.schema_of(schema_id).fingerprint, body)
-            record = avro.decode(avro.schema("Commit"), body, writer=self._codec.schema_of(schema_id))
-            entry = self.store.commit_entry(record["group"], record["version"])
-            if entry is not None and entry.hash == hash_:
-                return
-        raise BrokenLog(
-            f"the last commit of the store of partition {self.number} is not in the log at offset {offset}",
-            partition=self.number, offset=offset,
-        )  # fmt: skip
+            writer = self._codec.schema_of(schema_id)
+            record = avro.decode(COMMIT, body, writer=writer)
+        except Malformed:
+            return False
+        known = self.store.piece(record["group"], record["version"], record["piece"])
+        return known is not None and known.hash == commit_hash(writer.fingerprint, body)
 
     # Following
 
-    def followed(self, loop: asyncio.AbstractEventLoop) -> Followed:
-        """How a Follower keeps this partition up to date; what waits on `loop` is told."""
+    def reconcile(self, after: VersologError | None = None) -> None:
+        """Before it is followed: make the store anew where it is not of this log, or where `after`, with which the last
+        attempt ended, says that it can't be read. Blocks. Raises Unavailable."""
+        with self._lock:
+            if isinstance(after, StoreUnusable):
+                self._make_anew(after)
+            self._make_anew_if_foreign()
+
+    def followed(self, loop: asyncio.AbstractEventLoop, let_go: Callable[[VersologError], None]) -> Followed:
+        """How a Follower keeps this partition up to date; what waits on `loop` is told, and `let_go` called there."""
 
         def folded(outcomes: list[bytes]) -> None:
             loop.call_soon_threadsafe(self._followed_to, outcomes)
 
         def broken(error: VersologError) -> None:
-            loop.call_soon_threadsafe(self.stop, error)
+            loop.call_soon_threadsafe(let_go, error)
 
         return Followed(self._tail, folded, broken)
 

@@ -28,8 +28,17 @@ OUTCOMES = avro.schema("Outcomes")
 FETCH_RECORDS_MAX = 5_000
 REQUEST_TIMEOUT_S = 10.0
 IDLE_POLL_S = 0.2
+PATIENCE_S = 30.0
+"""For how long the log may have nothing to say, where more is to come, before it counts as away."""
+START_AGAIN_S = 1.0
 
 logger = structlog.get_logger(__name__)
+
+
+class OtherLog(BrokenLog):
+    """The store is not of this log: that ends before, or holds something else where the store's last commit is."""
+
+    code = "other-log"
 
 
 class Tail:
@@ -55,8 +64,12 @@ class Tail:
 
         Raises BrokenLog where they do not follow on what the store holds, and then leaves the store as it was.
         """
-        with self._lock:
-            return self._fold(messages)
+        try:
+            with self._lock:
+                return self._fold(messages)
+        except AssertionError as error:
+            number = self.store.partition
+            raise BrokenLog(f"partition {number} holds what no owner writes: {error}", partition=number) from error
 
     def _fold(self, messages: Sequence[Message]) -> list[bytes]:
         fold = self.store.fold()
@@ -157,6 +170,10 @@ class Ends:
         """The last stable offset of each (topic, partition): everything below it is committed or aborted for good."""
         return self._ask(places, OffsetSpec.latest())  # type: ignore[no-untyped-call]
 
+    def last(self, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
+        """The end of each (topic, partition), after the records of transactions that are still open."""
+        return self._ask(places, OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED)  # type: ignore[no-untyped-call]
+
     def first(self, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
         """The first offset that each (topic, partition) still holds."""
         return self._ask(places, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
@@ -165,12 +182,13 @@ class Ends:
         """The first offset of each (topic, partition) with a timestamp ≥ `time_ms`; -1 where there is none."""
         return self._ask(places, OffsetSpec.for_timestamp(time_ms))
 
-    def _ask(self, places: Iterable[tuple[str, int]], spec: OffsetSpec) -> dict[tuple[str, int], int]:
+    def _ask(
+        self, places: Iterable[tuple[str, int]], spec: OffsetSpec,
+        isolation: IsolationLevel = IsolationLevel.READ_COMMITTED,
+    ) -> dict[tuple[str, int], int]:  # fmt: skip
         request = {TopicPartition(topic, number): spec for topic, number in places}
         try:
-            futures = self._admin.list_offsets(
-                request, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=REQUEST_TIMEOUT_S
-            )
+            futures = self._admin.list_offsets(request, isolation_level=isolation, request_timeout=REQUEST_TIMEOUT_S)
             return {(place.topic, place.partition): future.result().offset for place, future in futures.items()}
         except KafkaException as error:
             raise Unavailable(f"Kafka did not say how far its topics go: {error}") from error
@@ -181,25 +199,23 @@ def catch_up(
 ) -> None:
     """Fold everything up to the last stable offset of the partition. `progress` is told how many records were folded.
 
-    Raises BrokenLog where the log does not go on where the store stands.
+    Raises BrokenLog where the log does not go on where the store stands, OtherLog where it ends before that.
     """
     number = tail.store.partition
     ends = ends_of.stable([(topics.commits, number), (topics.outcomes, number)])
-    starts = {place.topic: max(place.offset, 0) for place in tail.starts()}
-    ahead = [topic for (topic, _), end in ends.items() if starts[topic] > end]
-    if ahead:
-        raise BrokenLog(
-            f"the store of partition {number} stands at offset {starts[ahead[0]]} of {ahead[0]}, which ends at "
-            f"{ends[ahead[0], number]}: it belongs to another log, or the log lost records",
-            partition=number, topic=ahead[0], expected=starts[ahead[0]], found=ends[ahead[0], number],
-        )  # fmt: skip
-    open_ = {topic for (topic, _), end in ends.items() if starts[topic] < end}
+    refuse_ahead(tail, ends)
+    starts = {(place.topic, number): max(place.offset, 0) for place in tail.starts()}
+    open_ = {place[0] for place, end in ends.items() if starts[place] < end}
     if not open_:
         return
+    silent_s = 0.0
     with closing(reader(kafka, **{"enable.partition.eof": True})) as consumer:
         consumer.assign([place for place in tail.starts() if place.topic in open_])
         while open_:
             messages = fetched(consumer)
+            silent_s = 0.0 if messages else silent_s + IDLE_POLL_S
+            if silent_s > PATIENCE_S:
+                raise Unavailable(f"partition {number} was not answered for {PATIENCE_S:g} s", partition=number)
             records = [message for message in messages if (error := message.error()) is None]
             tail.fold(records)
             if progress is not None:
@@ -207,6 +223,18 @@ def catch_up(
             for message in messages:
                 if (error := message.error()) is not None:
                     open_ -= _ended(message, error, ends)
+
+
+def refuse_ahead(tail: Tail, ends: dict[tuple[str, int], int]) -> None:
+    """Raise OtherLog where the store has come further than the log reaches."""
+    number = tail.store.partition
+    for place in tail.starts():
+        if place.offset > (end := ends[place.topic, number]):
+            raise OtherLog(
+                f"the store of partition {number} stands at offset {place.offset} of {place.topic}, which ends at "
+                f"{end}: it belongs to another log, or the log lost records",
+                partition=number, topic=place.topic, expected=place.offset, found=end,
+            )  # fmt: skip
 
 
 def fetched(consumer: Consumer) -> list[Message]:
@@ -257,7 +285,7 @@ def _ended(message: Message, error: KafkaError, ends: dict[tuple[str, int], int]
 
 def _raise_if_final(error: KafkaError, topic: str | None, number: int | None) -> None:
     if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
-        raise BrokenLog(
+        raise OtherLog(
             f"{topic}[{number}] does not hold the offset to go on from: {error}", topic=topic, partition=number
         )
     if error.fatal() or error.code() in (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_AUTHORIZATION_FAILED):
@@ -272,7 +300,7 @@ class Followed:
     folded: Callable[[list[bytes]], None]
     """Called on the follower's thread with the outcomes that came with a fold."""
     broken: Callable[[VersologError], None]
-    """Called once, when the partition can't be followed any further."""
+    """Called once, when the partition is let go of: a BrokenLog, or for now, until it is followed again."""
 
 
 @dataclass(slots=True)
@@ -290,15 +318,19 @@ class Follower:
         self._followed: dict[int, Followed] = {}
         self._commands: list[_Command] = []
         self._lock = threading.Lock()
-        self._stopping = False
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
+
+    @property
+    def _stopping(self) -> bool:
+        return self._stop.is_set()
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
         """End the thread; the stores stay as they are. Blocks until it has ended."""
-        self._stopping = True
+        self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
 
@@ -318,19 +350,22 @@ class Follower:
             self._commands.append(command)
 
     def _run(self) -> None:
-        consumer: Consumer | None = None
-        try:
+        while not self._stopping:
+            try:
+                self._follow_until_it_fails()
+            except Exception:
+                logger.exception("follower-starts-again", in_s=START_AGAIN_S)
+                self._obey()
+                self._stop.wait(START_AGAIN_S)
+
+    def _follow_until_it_fails(self) -> None:
+        with closing(reader(self._kafka)) as consumer:
+            self._obey()
+            self._assign(consumer)
             while not self._stopping:
-                if self._obey() or consumer is None:
-                    consumer = consumer or reader(self._kafka)
+                if self._obey():
                     self._assign(consumer)
                 self._read(consumer)
-        except Exception:
-            logger.exception("follower-ended")
-            raise
-        finally:
-            if consumer is not None:
-                consumer.close()
 
     def _obey(self) -> bool:
         with self._lock:
@@ -362,6 +397,10 @@ class Follower:
                 followed.folded(followed.tail.fold(messages))
             except VersologError as error:
                 self._give_up(consumer, number, error)
+            except Exception as error:  # what nobody could have written was folded: the others go on
+                logger.exception("follower-failed", partition=number)
+                reason = f"partition {number} can't be folded: {type(error).__name__}: {error}"
+                self._give_up(consumer, number, BrokenLog(reason, partition=number))
 
     def _meet(self, consumer: Consumer, message: Message, error: KafkaError) -> None:
         number = message.partition()

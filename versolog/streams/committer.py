@@ -11,11 +11,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -48,8 +48,10 @@ BATCH_BYTES_MAX = 8 * 1024 * 1024
 KAFKA_TRANSACTION_TIMEOUT_MS = 10_000
 COMMIT_TIMEOUT_S = 15.0
 FENCE_TIMEOUT_S = 30.0
-STOP_TIMEOUT_S = 5.0
-ABORT_TIMEOUT_S = 3.0
+TURN_S = 0.5
+"""Kafka's client is asked to go on in turns of this length, so that letting go of it needn't wait for the whole."""
+STOP_TIMEOUT_S = 2.0
+ABORT_TIMEOUT_S = 2.0
 
 Answer = TypeVar("Answer")
 
@@ -99,6 +101,13 @@ class Written:
     last_outcome_offset: int = -1
 
 
+class Stand(NamedTuple):
+    """The offsets that the next records of a partition will have in its two topics, while it has one writer."""
+
+    commits: int
+    outcomes: int
+
+
 class Replica(Protocol):
     """The owner's own copy of the partition: what is decided is folded into it."""
 
@@ -111,8 +120,8 @@ class Replica(Protocol):
     def outcomes(self, transaction_ids: Sequence[str]) -> Sequence[bytes | None]:
         """For each id the outcome it has in the store."""
 
-    def catch_up(self) -> None:
-        """Fold the log up to its last stable offset. Blocks. Raises BrokenLog."""
+    def catch_up(self) -> Stand:
+        """Fold the log up to its end. Blocks. Raises BrokenLog, and Unavailable while the end is not settled."""
 
     def apply(self, written: Written) -> None:
         """Fold a committed batch in one write. Blocks."""
@@ -143,16 +152,18 @@ class Committer:
         threads: ThreadPoolExecutor,
         tally: Tally,
         log_start: Callable[[int], int],
+        failed: Callable[[BaseException], None],
     ) -> None:
-        """`log_start` answers the first offset that `transactions[partition]` still holds; it may block."""
+        """`log_start` answers the first offset that `transactions[partition]` still holds; it may block. `failed` is
+        called on the event loop when a commit failed: `take` would say so too, but it may be long until the next."""
         self._partition, self._partitions = partition, partitions
         self._replica, self._kafka, self._topics, self._codec = replica, kafka, topics, codec
-        self._threads, self._tally, self._log_start = threads, tally, log_start
+        self._threads, self._tally, self._log_start, self._failed = threads, tally, log_start, failed
         self._commit_schema_id = codec.id_of(COMMIT)
         self._outcomes_schema_id = codec.id_of(OUTCOMES)
         self._producer: Producer | None = None
         self._loop_task: asyncio.Task[None] | None = None
-        self._stopping = False
+        self._stopping = self._abandoned = False
         self._log = logger.bind(partition=partition)
 
     async def recover(self) -> int:
@@ -161,9 +172,10 @@ class Committer:
         In this order: whoever was fenced can add nothing any more to what is then read.
         """
         await self._abandon()
+        self._stopping = self._abandoned = False
         self._producer = await self._in_thread(self._fenced_producer)
         reach("owner-fenced")
-        await self._in_thread(self._replica.catch_up)
+        self._stand = await self._in_thread(self._replica.catch_up)
         reach("owner-caught-up")
         checkpoint = self._replica.checkpoint
         self._next_offset: int = checkpoint["next_offset"] if checkpoint else 0
@@ -181,6 +193,7 @@ class Committer:
         self._has_room = asyncio.Event()
         self._has_room.set()
         self._loop_task = asyncio.create_task(self._commit_batches(), name=f"committer-{self._partition}")
+        self._loop_task.add_done_callback(self._loop_ended)
         return self._next_offset
 
     async def take(self, records: Sequence[LogRecord]) -> None:
@@ -208,6 +221,10 @@ class Committer:
             self._has_work.set()
             await asyncio.wait({self._loop_task}, timeout=STOP_TIMEOUT_S)
         await self._abandon()
+
+    def _loop_ended(self, task: asyncio.Task[None]) -> None:
+        if task is self._loop_task and not task.cancelled() and (error := task.exception()) is not None:
+            self._failed(error)
 
     # Deciding, on the event loop
 
@@ -305,20 +322,38 @@ class Committer:
         producer.begin_transaction()
         reach("transaction-begun")
         commits, schema_id = self._topics.commits, self._commit_schema_id
-        first = _Placed()
+        keys: list[bytes] = []
         for decision in batch.decisions:
             for sealed in decision.commits:
-                key = sealed.whole["group"].encode()
-                for piece in sealed.pieces:
-                    value = avro.frame(schema_id, piece.body)
-                    producer.produce(commits, value, key, partition, None if written.values else first)
-                    written.values.append(value)
-        last = _Placed()
-        for value in self._outcome_records(batch, written.checkpoint):
-            producer.produce(self._topics.outcomes, value, None, partition, on_delivery=last)
+                written.values += (avro.frame(schema_id, piece.body) for piece in sealed.pieces)
+                keys += [sealed.whole["group"].encode()] * len(sealed.pieces)
+        commits_placed = _Placed(len(written.values))
+        for value, key, told in zip(written.values, keys, commits_placed.reports, strict=True):
+            producer.produce(commits, value, key, partition, told)
+        outcomes = self._outcome_records(batch, written.checkpoint)
+        outcomes_placed = _Placed(len(outcomes))
+        for value, told in zip(outcomes, outcomes_placed.reports, strict=True):
+            producer.produce(self._topics.outcomes, value, None, partition, told)
         reach("records-produced")
-        producer.commit_transaction(COMMIT_TIMEOUT_S)
-        written.first_commit_offset, written.last_outcome_offset = first.offset, last.offset
+        self._patiently(producer.commit_transaction, COMMIT_TIMEOUT_S)
+        written.first_commit_offset, written.last_outcome_offset = commits_placed.first, outcomes_placed.last
+        self._stand = Stand(
+            commits=self._after(commits, self._stand.commits, commits_placed),
+            outcomes=self._after(self._topics.outcomes, self._stand.outcomes, outcomes_placed),
+        )
+
+    def _after(self, topic: str, expected: int, placed: _Placed) -> int:
+        """The offset that the next record will have: the transaction's marker takes one. Raises BrokenLog where the
+        batch does not stand where the last one ended, for then somebody else has written to the partition."""
+        if not placed.count:
+            return expected
+        if (placed.first, placed.last) != (expected, expected + placed.count - 1):
+            raise BrokenLog(
+                f"{topic}[{self._partition}] has another writer: {placed.count} records from offset {expected} on were "
+                f"written to {placed.first} to {placed.last}",
+                partition=self._partition, topic=topic, expected=expected, found=placed.first,
+            )  # fmt: skip
+        return placed.last + 2
 
     def _outcome_records(self, batch: Batch, checkpoint: Record) -> list[bytes]:
         """The batch's outcomes in records below the size limit, the checkpoint in the last of them."""
@@ -351,7 +386,7 @@ class Committer:
         }
         producer = Producer(settings, logger=_KafkaLog(self._log))
         try:
-            producer.init_transactions(FENCE_TIMEOUT_S)
+            self._patiently(producer.init_transactions, FENCE_TIMEOUT_S)
         except KafkaException as error:
             raise Unavailable(
                 f"the log did not make this worker the owner of partition {self._partition}: {error}",
@@ -359,9 +394,21 @@ class Committer:
             ) from error
         return producer
 
+    def _patiently(self, ask: Callable[[float], object], timeout_s: float) -> None:
+        """Have Kafka's client try for `timeout_s`, or until it is to be let go of."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                ask(TURN_S)
+                return
+            except KafkaException as error:
+                if not error.args[0].retriable() or self._abandoned or time.monotonic() > deadline:
+                    raise
+
     async def _abandon(self) -> None:
         """Let go of the producer and of all that is decided and not committed."""
         task, self._loop_task = self._loop_task, None
+        self._abandoned = True
         if task is not None and not task.done():
             # A commit on its way is waited for and not cancelled: its thread would go on beside the next owner's.
             self._open, self._stopping = Batch(), True
@@ -369,32 +416,39 @@ class Committer:
             await asyncio.wait({task})
         if task is not None and not task.cancelled() and (error := task.exception()) is not None:
             self._log.warning("committer-ended", reason=str(error))
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            await self._in_thread(partial(_discard, producer))
-        self._stopping = False
+        if self._producer is not None:
+            producers, self._producer = [self._producer], None
+            await self._in_thread(partial(_discard, producers))
 
     async def _in_thread(self, blocking: Callable[[], Answer]) -> Answer:
         return await asyncio.get_running_loop().run_in_executor(self._threads, blocking)
 
 
 class _Placed:
-    """A delivery report that keeps the record's offset."""
+    """Where the first and the last of `count` records in one topic were written."""
 
-    __slots__ = ("offset",)
+    __slots__ = ("count", "first", "last")
 
-    def __init__(self) -> None:
-        self.offset = -1
+    def __init__(self, count: int) -> None:
+        self.count, self.first, self.last = count, -1, -1
 
-    def __call__(self, error: KafkaError | None, message: Message) -> None:
+    @property
+    def reports(self) -> Iterator[Callable[[KafkaError | None, Message], None] | None]:
+        """For each record what its delivery is reported to."""
+        return (self._report if number in (0, self.count - 1) else None for number in range(self.count))
+
+    def _report(self, error: KafkaError | None, message: Message) -> None:
         if error is None:  # with an error the commit fails, and says so
             offset = message.offset()
             assert offset is not None
-            self.offset = offset
+            self.first = offset if self.first < 0 else min(offset, self.first)
+            self.last = max(offset, self.last)
 
 
-def _discard(producer: Producer) -> None:
-    """Abort what is open, so that readers need not wait for the time-out, and let go."""
+def _discard(producers: list[Producer]) -> None:
+    """Abort what is open, so that readers need not wait for the time-out, and let go of the only one in `producers`,
+    here and not where it would hold up the event loop."""
+    producer = producers.pop()
     with contextlib.suppress(KafkaException):
         producer.abort_transaction(ABORT_TIMEOUT_S)
     producer.purge(in_queue=True, in_flight=True, blocking=False)

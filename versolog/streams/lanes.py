@@ -191,6 +191,7 @@ class Lane:
         self._held_bytes = 0
         self._more = asyncio.Event()
         self._failures = 0
+        self._failure: BaseException | None = None
         self._after = after
         self._seeking: asyncio.Task[None] | None = None
         self._task = asyncio.create_task(self._run(), name=f"lane-{partition}")
@@ -216,6 +217,11 @@ class Lane:
                     self.full = True
                     self._reader.hold(self.partition)
         self._held.append(fetched)
+        self._more.set()
+
+    def fail(self, error: BaseException) -> None:
+        """Start again at `assigned`: what was taken in is lost, though no call is under way that could say so."""
+        self._failure = error
         self._more.set()
 
     async def stop(self, revoke_timeout_s: float) -> None:
@@ -266,6 +272,7 @@ class Lane:
         self._held.clear()
         self._held_bytes = 0
         self.full = False
+        self._failure = None
         self.taken = self.position = start
         self.state = Running(time.monotonic(), start)
         await self._reader.read_from(self.partition, start)
@@ -278,9 +285,11 @@ class Lane:
 
     async def _next(self) -> tuple[Sequence[Record], int]:
         """Wait for records; return all that are held, up to `BATCH_RECORDS_MAX`, and the offset after them."""
-        while not self._held:
+        while not self._held and self._failure is None:
             self._more.clear()
             await self._more.wait()
+        if self._failure is not None:
+            raise self._failure
         first = self._pop()
         records = first.records
         following = first.following
@@ -363,6 +372,11 @@ class Lanes:
         """Hand what was fetched to its lane; drop it if its partition isn't ours any more."""
         if (lane := self._lanes.get(fetched.partition)) is not None:
             lane.take(fetched)
+
+    def fail(self, partition: int, error: BaseException) -> None:
+        """Start a partition again at `assigned`, because of `error`; nothing happens if it isn't ours any more."""
+        if (lane := self._lanes.get(partition)) is not None:
+            lane.fail(error)
 
     def states(self) -> Mapping[int, LaneState]:
         return {partition: lane.state for partition, lane in sorted(self._lanes.items())}

@@ -134,6 +134,10 @@ class WorkerRuntime:
         """How each partition that this worker was given is doing."""
         return self._lanes.states()
 
+    def restart(self, partition: int, error: BaseException) -> None:
+        """Start a partition again at `Partitions.assigned`: taking in what it was handed has failed since."""
+        self._lanes.fail(partition, error)
+
     def stop(self) -> None:
         """Ask `run` to end. It takes up to `stop_timeout_s`."""
         self._stopping.set()

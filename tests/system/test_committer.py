@@ -1,0 +1,222 @@
+"""The rules by which an owner commits, with what each is for: a lost answer, a late owner, a stranger who writes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import Producer as KafkaProducer
+
+from tests.cluster import Cluster
+from tests.conftest import RealBroker
+from tests.history import LogReader
+from tests.owner import owner
+from versolog.schemas.errors import BrokenLog, Unavailable
+from versolog.schemas.outcome import Outcome
+from versolog.streams import committer
+from versolog.streams.chain import intent_hash
+from versolog.streams.state import Level
+from versolog.streams.transaction import Transaction
+
+GROUP = "g"
+TAKE_OVERS = 8
+
+Send = Callable[..., None]
+
+
+@pytest.fixture
+def cluster(new_cluster: Callable[..., Cluster], broker: RealBroker) -> Cluster:
+    """One partition, no worker: the tests own it themselves."""
+    return new_cluster(broker, partitions=1)
+
+
+def count(transaction_id: str, amount: int = 1) -> Transaction:
+    return Transaction(GROUP, id=transaction_id).add("t", "count", {"n": amount})
+
+
+@pytest.fixture
+def send(cluster: Cluster) -> Iterator[Send]:
+    """Into the log, without waiting for outcomes."""
+    with cluster.producer() as producer:
+
+        def accepted(*transactions: Transaction) -> None:
+            producer.send_many(transactions)
+            producer.flush()
+
+        yield accepted
+
+
+def log_adds_up(cluster: Cluster, total: int) -> None:
+    history = LogReader(cluster).history()
+    history.check()
+    assert json.loads(history.rows(GROUP)["t", "count"]) == {"n": total}
+
+
+class LosesTheAnswer(KafkaProducer):
+    """Commits, and then says that it does not know."""
+
+    def commit_transaction(self, *arguments: Any) -> None:
+        super().commit_transaction(*arguments)
+        raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+
+
+class NeverCommits(KafkaProducer):
+    """Says that it does not know, and has not."""
+
+    def commit_transaction(self, *arguments: Any) -> None:
+        self.flush()
+        raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+
+
+@pytest.mark.parametrize("kind", [LosesTheAnswer, NeverCommits])
+def test_after_a_lost_commit_answer_the_log_is_asked(
+    cluster: Cluster, send: Send, monkeypatch: pytest.MonkeyPatch, kind: type[KafkaProducer]
+) -> None:
+    async def run() -> None:
+        async with owner(cluster) as one:
+            with monkeypatch.context() as broken:
+                broken.setattr(committer, "Producer", kind)
+                start = await one.recover()
+                await one.take(start)
+                # Nothing else comes, so nobody would be told by `take`.
+                assert isinstance(await one.failed(), Unavailable)
+            await one.decide_all()
+            outcome = one.outcome("a")
+            assert outcome is not None
+            assert (outcome.committed, outcome.version) == (True, 1)
+
+    send(count("a"), count("b"))
+    asyncio.run(run())
+    log_adds_up(cluster, 2)
+
+
+def test_who_waits_for_an_outcome_gets_it_from_the_recovery(
+    cluster: Cluster, send: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> Outcome:
+        async with owner(cluster) as one:
+            with monkeypatch.context() as broken:
+                broken.setattr(committer, "Producer", LosesTheAnswer)
+                start = await one.recover()
+                waiting = one.partition.expect_outcome("a", intent_hash(tx.intent()))
+                await one.take(start)
+                await one.failed()
+            await one.recover()
+            one.partition.caught_up()
+            return await asyncio.wait_for(waiting, 1)
+
+    tx = count("a")
+    send(tx)
+    assert asyncio.run(run()).committed
+
+
+def test_an_owner_that_lost_its_partition_commits_nothing_more(cluster: Cluster, send: Send) -> None:
+    """As after a pause of the process: it decides what the other has decided already."""
+
+    async def run() -> None:
+        async with owner(cluster, "zombie") as zombie, owner(cluster, "new") as new:
+            start = await zombie.recover()
+            send(count("a"))
+            await new.decide_all()
+            await zombie.take(start)
+            assert isinstance(await zombie.failed(), Unavailable)
+            assert zombie.outcome("a") is None
+            with pytest.raises(Unavailable):
+                await zombie.take(start)
+            # Given the partition again, it reads what happened meanwhile.
+            assert await zombie.recover() == 1
+            assert zombie.outcome("a") == new.outcome("a")
+
+    asyncio.run(run())
+    log_adds_up(cluster, 1)
+
+
+def test_what_an_owner_had_under_way_ends_before_the_next_one_reads(cluster: Cluster, send: Send) -> None:
+    """Fence first, then read: the other way round the last batch of the old owner would be decided twice."""
+
+    async def run() -> None:
+        async with owner(cluster, "old") as old, owner(cluster, "new") as new:
+            for number in range(TAKE_OVERS):
+                send(count(f"{number}"))
+                start = await old.recover()
+                committing = asyncio.create_task(old.take(start))
+                await asyncio.sleep(number * 0.002)  # at another moment of the commit each time
+                await new.decide_all()
+                await committing
+
+    asyncio.run(run())
+    log_adds_up(cluster, TAKE_OVERS)
+
+
+def test_a_refusal_before_a_crash_stays_a_refusal(cluster: Cluster, send: Send) -> None:
+    refused = Transaction(GROUP, id="refused").put("t", "k", {"x": 1}).expect("t", "count", 1)
+
+    async def run() -> None:
+        async with owner(cluster, "first") as first:
+            await first.decide_all()
+            outcome = first.outcome("refused")
+            assert outcome is not None
+            assert outcome.code == "version-mismatch"
+        send(count("a"), refused)  # now the row is as it was wanted
+        async with owner(cluster, "second") as second:
+            assert await second.recover() == 1
+            await second.decide_all()
+            assert second.outcome("refused") == outcome
+            assert second.partition.store.row(GROUP, Level(branch=1, upto=9), "t", "k") is None
+
+    send(refused)
+    asyncio.run(run())
+    history = LogReader(cluster).history()
+    history.check()
+    assert [outcome.code for outcome in history.outcomes["refused"]] == ["version-mismatch"] * 2
+
+
+def test_an_owner_waits_for_the_end_of_a_strangers_transaction(cluster: Cluster, send: Send) -> None:
+    """What stands behind its first record can't be seen, and may be the partition's own outcomes."""
+
+    async def run() -> None:
+        async with owner(cluster, "first") as first:
+            await first.recover()
+            stranger.produce(cluster.topics.outcomes, b"held open", partition=0)
+            stranger.flush()
+            send(count("a"))
+            await first.take(0)
+            failure = await first.failed()
+            assert isinstance(failure, BrokenLog)
+            assert "another writer" in str(failure)
+        async with owner(cluster, "second") as second:
+            with pytest.raises(Unavailable, match="has a transaction open"):
+                await second.recover()
+            stranger.abort_transaction(10)
+            await second.decide_all()
+
+    stranger = KafkaProducer({**cluster.kafka, "transactional.id": "stranger"})
+    stranger.init_transactions(10)
+    stranger.begin_transaction()
+    asyncio.run(run())
+    log_adds_up(cluster, 1)
+
+
+def test_an_owner_lets_go_at_once_while_the_broker_is_away(
+    new_cluster: Callable[..., Cluster], own_broker: RealBroker
+) -> None:
+    cluster = new_cluster(own_broker, partitions=1)
+
+    async def run() -> float:
+        async with owner(cluster) as one:
+            start = await one.recover()
+            records = await asyncio.to_thread(one.read, start)
+            own_broker.kill()
+            await one.committer.take(records)
+            begun = time.monotonic()
+            await one.committer.stop()
+            return time.monotonic() - begun
+
+    with cluster.producer() as producer:
+        producer.send(count("a"))
+    assert asyncio.run(run()) < committer.STOP_TIMEOUT_S + committer.ABORT_TIMEOUT_S + 2 * committer.TURN_S
