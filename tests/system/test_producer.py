@@ -505,9 +505,8 @@ def test_a_service_may_write_inside_a_kafka_transaction_of_its_own(
     kafka = KafkaProducer({"bootstrap.servers": broker.bootstrap, "transactional.id": uuid.uuid4().hex})
     kafka.init_transactions(WITHIN_S)
     with Producer(broker.bootstrap, prefix=topics.prefix) as p:
-        topic, value, key, partition, headers = p.record(tx)
         kafka.begin_transaction()
-        kafka.produce(topic, value, key, partition, headers=headers)
+        kafka.produce(**p.record(tx)._asdict())
         kafka.commit_transaction(WITHIN_S)
         assert p.send(tx).outcome().version == 1
         assert p.send(put()).outcome().version == 2
@@ -568,6 +567,21 @@ def test_asyncio_goes_on_while_a_sender_waits_for_room(broker: RealBroker, topic
                 await eleventh
             assert turns > 100
             await p.flush()
+
+    asyncio.run(run())
+
+
+def test_asyncio_goes_on_while_a_coroutine_sends_many(broker: RealBroker, topics: Topics) -> None:
+    async def run() -> None:
+        async with AsyncProducer(broker.bootstrap, prefix=topics.prefix) as p:
+            async with asyncio.TaskGroup() as tasks:
+                sending = tasks.create_task(p.send_many(put() for _ in range(5_000)))
+                turns = 0
+                while not sending.done():
+                    turns += 1
+                    await asyncio.sleep(0)
+            assert len(sending.result()) == 5_000
+            assert turns > 50
 
     asyncio.run(run())
 

@@ -38,7 +38,7 @@ Delivered = Callable[[KafkaError | None, Message], None]
 
 
 class TransactionRecord(NamedTuple):
-    """A transaction as a Kafka record, in the order of `confluent_kafka.Producer.produce`'s arguments."""
+    """A transaction as a Kafka record, under the names of `confluent_kafka.Producer.produce`'s arguments."""
 
     topic: str
     value: bytes

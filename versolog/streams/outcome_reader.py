@@ -20,7 +20,7 @@ from versolog.schemas.codec import Codec
 from versolog.schemas.errors import Unavailable, VersologError
 from versolog.schemas.kafka_errors import PASSING, from_kafka
 from versolog.schemas.outcome import Outcome
-from versolog.streams.sent import Decision
+from versolog.streams.decision import Decision
 
 IDLE_S = 10.0
 """So long after the last one stopped waiting a partition is still read, for the next one to be answered at once."""

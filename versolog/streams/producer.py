@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from collections.abc import AsyncIterable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -22,7 +22,7 @@ from versolog.schemas.topics import PREFIX, Topics, describe, partition_of
 from versolog.streams.chain import intent_hash
 from versolog.streams.link import Link, TransactionRecord
 from versolog.streams.outcome_reader import OutcomeReader
-from versolog.streams.sent import OUTCOME_TIMEOUT_S, AsyncSent, Sent
+from versolog.streams.sent import OUTCOME_TIMEOUT_S, AsyncSent, Despatch, Sent
 from versolog.streams.transaction import Transaction
 
 BOOTSTRAP = "127.0.0.1:9092"
@@ -34,7 +34,6 @@ SERVED_EVERY = 64
 BUSY_S = 0.005
 ROOM_POLL_S = 0.01
 FLOORS_EVERY_S = 1.0
-FAILED_MAX = 10_000
 
 _TRANSACTION = codec.schema("Transaction")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -79,12 +78,11 @@ class Producer:
         records = Codec(self._ids)
         self._frame = frame(records.id_of(_TRANSACTION), b"")
         self._reader = OutcomeReader(kafka, self.topics.outcomes, self.partitions, records)
-        self._failed: dict[int, Sent] = {}
-        self._failed_count = 0
+        self._link = Link(kafka, transactional_id)
+        self._despatch = Despatch(self._link, self._reader)
         self._open: list[Sent] | None = None
         self._sends = 0
         self._closed = threading.Event()
-        self._link = Link(kafka, transactional_id)
         self._poller = threading.Thread(target=self._poll, name="versolog-producer", daemon=True)
         self._poller.start()
 
@@ -118,11 +116,11 @@ class Producer:
         flush without anybody having asked for its result.
         """
         left = self._link.flush(timeout_s)
-        self._raise_failed()
+        self._despatch.raise_failed()
         if left:
             raise Unavailable(
-                f"{left} transactions were not accepted by Kafka in {timeout_s:g} s{self.trouble()}; they are still "
-                "being tried. Flush again, or send the same ids again later: both are safe",
+                f"{left} transactions were not accepted by Kafka in {timeout_s:g} s{self._despatch.trouble()}; they "
+                "are still being tried. Flush again, or send the same ids again later: both are safe",
                 left=left,
             )
 
@@ -141,7 +139,7 @@ class Producer:
 
     def record(self, tx: Transaction, *, traceparent: str | None = None) -> TransactionRecord:
         """The transaction as a Kafka record, for a service that writes it inside a Kafka transaction of its own:
-        `kafka.produce(*producer.record(tx))`. Raises as `send`."""
+        `kafka.produce(**producer.record(tx)._asdict())`. Raises as `send`."""
         partition = self._partition(tx)
         headers = [*self._base_headers, ("ce_id", tx.id.encode())]
         headers.append(("ce_type", tx.type.encode() if tx.type else b"versolog.Transaction"))
@@ -175,21 +173,6 @@ class Producer:
             self._open = None
         for sent in held:
             sent.accept()
-
-    def following(self, partition: int, floor: int) -> AbstractContextManager[None]:
-        return self._reader.following(partition, floor)
-
-    def failed(self, sent: Sent) -> None:
-        self._failed_count += 1
-        if len(self._failed) < FAILED_MAX:
-            self._failed[id(sent)] = sent
-
-    def told(self, sent: Sent) -> None:
-        if self._failed.pop(id(sent), None) is not None:
-            self._failed_count -= 1
-
-    def trouble(self) -> str:
-        return f" ({self._reader.trouble})" if self._reader.trouble else self._link.trouble()
 
     def __enter__(self) -> Self:
         return self
@@ -226,7 +209,7 @@ class Producer:
         record = self.record(tx, traceparent=traceparent)
         decision = self._reader.expect(intent_hash(record.value[len(self._frame) :]))
         floor = self._reader.floors[record.partition]
-        return record, Sent(tx.id, record.partition, decision, floor, self, held=self._open is not None)
+        return record, Sent(tx.id, record.partition, decision, floor, self._despatch, held=self._open is not None)
 
     def _write(self, record: TransactionRecord, sent: Sent) -> bool:
         """Hand the record to Kafka's client. False where its queue is full."""
@@ -242,7 +225,7 @@ class Producer:
     def _check_room(self, deadline: float) -> None:
         if time.monotonic() > deadline:
             raise TooMany(
-                f"Kafka's client has had no room for {self._send_timeout_s:g} s{self.trouble()}; "
+                f"Kafka's client has had no room for {self._send_timeout_s:g} s{self._despatch.trouble()}; "
                 f"{self._link.waiting:,} transactions wait. Slow down, and send this one again",
                 waiting=self._link.waiting,
             )
@@ -272,22 +255,7 @@ class Producer:
             failure = unknown
         for sent in held:
             sent.fail(failure)
-            self.told(sent)  # whoever sent it gets `cause`
-
-    def _raise_failed(self) -> None:
-        failed, count = list(self._failed.values()), self._failed_count
-        self._failed, self._failed_count = {}, 0
-        if not failed:
-            return
-        first = failed[0].error
-        assert first is not None
-        logger.error("%d transactions were not accepted by Kafka, the first of them %s: %s", count, failed[0].id, first)
-        raise type(first)(
-            f"{count} transactions were not accepted by Kafka; the first: {first.detail}",
-            **first.facts,
-            failed=count,
-            ids=[sent.id for sent in failed[:100]],
-        ) from first
+            self._despatch.told(sent)  # whoever sent it gets `cause`
 
 
 class AsyncProducer:
@@ -330,6 +298,8 @@ class AsyncProducer:
             deadline = deadline or time.monotonic() + producer._send_timeout_s
             producer._check_room(deadline)
             await asyncio.sleep(ROOM_POLL_S)
+        if producer._sends % SERVED_EVERY == 0:
+            await asyncio.sleep(0)  # or a coroutine that sends many would keep all others waiting
         return AsyncSent(sent)
 
     async def send_many(self, txs: Iterable[Transaction] | AsyncIterable[Transaction]) -> list[AsyncSent]:

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
+import logging
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from confluent_kafka import KafkaError, Message
 
 from versolog.schemas.errors import Unavailable, Undecided, VersologError
 from versolog.schemas.kafka_errors import from_kafka
 from versolog.schemas.outcome import Outcome
+from versolog.streams.decision import Decision, Watched, wait, wait_async
+from versolog.streams.link import Link
+from versolog.streams.outcome_reader import OutcomeReader
 
 OUTCOME_TIMEOUT_S = 10.0
 ACCEPT_TIMEOUT_S = 150.0
 """Longer than Kafka's client tries, so that what it says in the end is heard."""
+FAILED_MAX = 10_000
+"""So many failed transactions are kept until somebody asks; of further ones only the number."""
 
 _PURGED = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT)
 
-# Guards the few lines in which a state changes and those who wait for it are listed. One for all, since it is held for
-# less than a microsecond, and two locks for each transaction would cost more than that.
-_changing = threading.Lock()
+logger = logging.getLogger(__name__)
 
 
 class Accepted(NamedTuple):
@@ -33,77 +33,61 @@ class Accepted(NamedTuple):
     offset: int
 
 
-class Watched:
-    """Something that changes, and those who wait for that."""
+class Despatch:
+    """What all Sents of a producer share: the way to Kafka, the way back, and the failures that nobody was told of."""
 
-    __slots__ = ("__weakref__", "_calls")
-
-    def __init__(self) -> None:
-        self._calls: list[Callable[[], None]] | None = None
-
-    def listen(self, call: Callable[[], None]) -> None:
-        """Have `call` called once, from some thread, at the next change."""
-        with _changing:
-            self._calls = [*(self._calls or ()), call]
-
-    def leave(self, call: Callable[[], None]) -> None:
-        with _changing:
-            self._calls = [other for other in self._calls or () if other != call]
-
-    def changed(self) -> None:
-        """Tell those who wait; to be called after the change."""
-        if self._calls is not None:
-            with _changing:
-                calls, self._calls = self._calls, None
-            for call in calls or ():
-                call()
-
-
-class Decision(Watched):
-    """The place where the outcome of one intent will stand, shared by all who sent it."""
-
-    __slots__ = ("outcome",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.outcome: Outcome | None = None
-
-    def decide(self, outcome: Outcome) -> None:
-        if self.outcome is None:
-            self.outcome = outcome
-            self.changed()
-
-
-class Sender(Protocol):
-    """What a Sent asks of its producer."""
-
-    def following(self, partition: int, floor: int) -> AbstractContextManager[None]:
-        """Outcomes of the partition are read from offset `floor` on while this is entered."""
-
-    def failed(self, sent: Sent) -> None:
-        """The transaction was not accepted, and nobody was told yet."""
-
-    def told(self, sent: Sent) -> None:
-        """Somebody was told that the transaction was not accepted."""
+    def __init__(self, link: Link, reader: OutcomeReader) -> None:
+        self.link = link
+        self.reader = reader
+        self._failed: dict[int, Sent] = {}
+        self._failed_count = 0
 
     def trouble(self) -> str:
         """What Kafka complained of last, for a message; empty if nothing."""
+        return f" ({self.reader.trouble})" if self.reader.trouble else self.link.trouble()
+
+    def failed(self, sent: Sent) -> None:
+        """The transaction was not accepted, and nobody was told yet."""
+        self._failed_count += 1
+        if len(self._failed) < FAILED_MAX:
+            self._failed[id(sent)] = sent
+
+    def told(self, sent: Sent) -> None:
+        """Somebody was told that the transaction was not accepted."""
+        if self._failed.pop(id(sent), None) is not None:
+            self._failed_count -= 1
+
+    def raise_failed(self) -> None:
+        """Raise the error of the first failure that nobody was told of; after that all were."""
+        failed, count = list(self._failed.values()), self._failed_count
+        self._failed, self._failed_count = {}, 0
+        if not failed:
+            return
+        first = failed[0].error
+        assert first is not None
+        logger.error("%d transactions were not accepted by Kafka, the first of them %s: %s", count, failed[0].id, first)
+        raise type(first)(
+            f"{count} transactions were not accepted by Kafka; the first: {first.detail}",
+            **first.facts,
+            failed=count,
+            ids=[sent.id for sent in failed[:100]],
+        ) from first
 
 
 class Sent(Watched):
     """A transaction that was sent: a future for its place in the log, and one for its outcome. Thread safe."""
 
-    __slots__ = ("_accepted", "_decision", "_error", "_floor", "_held", "_placed", "_sender", "id", "partition")
+    __slots__ = ("_accepted", "_decision", "_despatch", "_error", "_floor", "_held", "_placed", "id", "partition")
 
     def __init__(
-        self, transaction_id: str, partition: int, decision: Decision, floor: int, sender: Sender, *, held: bool
+        self, transaction_id: str, partition: int, decision: Decision, floor: int, despatch: Despatch, *, held: bool
     ) -> None:
         super().__init__()
         self.id = transaction_id
         self.partition = partition
         self._decision = decision
         self._floor = floor
-        self._sender = sender
+        self._despatch = despatch
         self._held = held
         self._placed: Accepted | None = None
         self._accepted: Accepted | None = None
@@ -127,7 +111,7 @@ class Sent(Watched):
         Raises the typed error of a failed delivery, or Unavailable where neither came in time. After either, the
         transaction may still be in the log; sending it again with the same id is safe.
         """
-        _wait(self, self.done, time.monotonic() + timeout_s)
+        wait(self, self.done, time.monotonic() + timeout_s)
         return self._accepted_or_raise(timeout_s)
 
     def outcome(self, timeout_s: float = OUTCOME_TIMEOUT_S) -> Outcome:
@@ -136,33 +120,33 @@ class Sent(Watched):
 
     def outcome_by(self, deadline: float, waited_s: float) -> Outcome:
         """As `outcome`, with the end of `time.monotonic` to wait for and the seconds that this makes for the caller."""
-        _wait(self, self._is_settled, deadline)
+        wait(self, self._is_settled, deadline)
         if self._accepted is not None and not self.decided():
-            with self._sender.following(self.partition, self._floor):
-                _wait(self._decision, self.decided, deadline)
+            with self._despatch.reader.following(self.partition, self._floor):
+                wait(self._decision, self.decided, deadline)
         return self._outcome_or_raise(waited_s)
 
     def _accepted_or_raise(self, waited_s: float) -> Accepted:
         if self._accepted is not None:
             return self._accepted
         if self._error is not None:
-            self._sender.told(self)
+            self._despatch.told(self)
             raise self._error
         raise Unavailable(
             f"Kafka has not accepted transaction {self.id} in {waited_s:g} s, and is still being tried"
-            f"{self._sender.trouble()}; waiting longer, or sending the same id again, is safe",
+            f"{self._despatch.trouble()}; waiting longer, or sending the same id again, is safe",
             id=self.id,
         )
 
     def _outcome_or_raise(self, waited_s: float) -> Outcome:
         if self._decision.outcome is not None:
             if self._error is not None:
-                self._sender.told(self)
+                self._despatch.told(self)
             return self._decision.outcome
         placed = self._accepted_or_raise(waited_s)
         raise Undecided(
             f"transaction {self.id} is in the log (partition {placed.partition}, offset {placed.offset}) and was not "
-            f"decided in {waited_s:g} s{self._sender.trouble()}; is a worker running? Ask for its outcome by id, or "
+            f"decided in {waited_s:g} s{self._despatch.trouble()}; is a worker running? Ask for its outcome by id, or "
             "send the same id again",
             id=self.id,
             partition=placed.partition,
@@ -192,7 +176,7 @@ class Sent(Watched):
         """It was not accepted, or nobody knows."""
         if not self.done():
             self._error = error
-            self._sender.failed(self)
+            self._despatch.failed(self)
             self.changed()
 
     @property
@@ -227,7 +211,7 @@ class AsyncSent:
 
     async def result(self, timeout_s: float = ACCEPT_TIMEOUT_S) -> Accepted:
         """As `Sent.result`."""
-        await _wait_async(self._sent, self._sent.done, time.monotonic() + timeout_s)
+        await wait_async(self._sent, self._sent.done, time.monotonic() + timeout_s)
         return self._sent._accepted_or_raise(timeout_s)
 
     async def outcome(self, timeout_s: float = OUTCOME_TIMEOUT_S) -> Outcome:
@@ -237,39 +221,8 @@ class AsyncSent:
     async def outcome_by(self, deadline: float, waited_s: float) -> Outcome:
         """As `Sent.outcome_by`."""
         sent = self._sent
-        await _wait_async(sent, sent._is_settled, deadline)
+        await wait_async(sent, sent._is_settled, deadline)
         if sent._accepted is not None and not sent.decided():
-            with sent._sender.following(sent.partition, sent._floor):
-                await _wait_async(sent._decision, sent.decided, deadline)
+            with sent._despatch.reader.following(sent.partition, sent._floor):
+                await wait_async(sent._decision, sent.decided, deadline)
         return sent._outcome_or_raise(waited_s)
-
-
-def _wait(watched: Watched, ready: Callable[[], bool], deadline: float) -> None:
-    """Return once `ready()` holds, or when `time.monotonic` has come to `deadline`."""
-    while not ready():
-        event = threading.Event()
-        watched.listen(event.set)
-        if not ready() and not event.wait(max(deadline - time.monotonic(), 0.0)):
-            watched.leave(event.set)
-            return
-
-
-async def _wait_async(watched: Watched, ready: Callable[[], bool], deadline: float) -> None:
-    """As `_wait`, while the event loop runs on."""
-    loop = asyncio.get_running_loop()
-    while not ready():
-        event = asyncio.Event()
-
-        def call(event: asyncio.Event = event) -> None:
-            with suppress(RuntimeError):  # the loop was closed, and nobody waits
-                loop.call_soon_threadsafe(event.set)
-
-        watched.listen(call)
-        try:
-            if not ready():
-                async with asyncio.timeout(deadline - time.monotonic()):
-                    await event.wait()
-        except TimeoutError:
-            return
-        finally:
-            watched.leave(call)

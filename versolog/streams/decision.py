@@ -1,0 +1,87 @@
+"""Something that is waited for, by threads and by coroutines; the decision of a transaction is one."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from versolog.schemas.outcome import Outcome
+
+# Guards the few lines in which a state changes and those who wait for it are listed. One for all, since it is held for
+# less than a microsecond, and two locks for each transaction would cost more than that.
+_changing = threading.Lock()
+
+
+class Watched:
+    """Something that changes, and those who wait for that."""
+
+    __slots__ = ("__weakref__", "_calls")
+
+    def __init__(self) -> None:
+        self._calls: list[Callable[[], None]] | None = None
+
+    def listen(self, call: Callable[[], None]) -> None:
+        """Have `call` called once, from some thread, at the next change."""
+        with _changing:
+            self._calls = [*(self._calls or ()), call]
+
+    def leave(self, call: Callable[[], None]) -> None:
+        with _changing:
+            self._calls = [other for other in self._calls or () if other != call]
+
+    def changed(self) -> None:
+        """Tell those who wait; to be called after the change."""
+        if self._calls is not None:
+            with _changing:
+                calls, self._calls = self._calls, None
+            for call in calls or ():
+                call()
+
+
+class Decision(Watched):
+    """The place where the outcome of one intent will stand, shared by all who sent it."""
+
+    __slots__ = ("outcome",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outcome: Outcome | None = None
+
+    def decide(self, outcome: Outcome) -> None:
+        if self.outcome is None:
+            self.outcome = outcome
+            self.changed()
+
+
+def wait(watched: Watched, ready: Callable[[], bool], deadline: float) -> None:
+    """Return once `ready()` holds, or when `time.monotonic` has come to `deadline`."""
+    while not ready():
+        event = threading.Event()
+        watched.listen(event.set)
+        if not ready() and not event.wait(max(deadline - time.monotonic(), 0.0)):
+            watched.leave(event.set)
+            return
+
+
+async def wait_async(watched: Watched, ready: Callable[[], bool], deadline: float) -> None:
+    """As `wait`, while the event loop runs on."""
+    loop = asyncio.get_running_loop()
+    while not ready():
+        event = asyncio.Event()
+
+        def call(event: asyncio.Event = event) -> None:
+            with suppress(RuntimeError):  # the loop was closed, and nobody waits
+                loop.call_soon_threadsafe(event.set)
+
+        watched.listen(call)
+        try:
+            if not ready():
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    await event.wait()
+        except TimeoutError:
+            return
+        finally:
+            watched.leave(call)
