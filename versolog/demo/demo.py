@@ -14,20 +14,20 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+import httpx
 from rich.console import Console
 
+from versolog import Client, Producer, Transaction, VersologError
 from versolog.broker.ports import is_free
-from versolog.demo.answers import Answers
 from versolog.demo.board import board
 from versolog.demo.flights import CARRIERS, FIRST_DAY, FLIGHTS, events
 from versolog.demo.stage import Stage, WrongAnswerError
 from versolog.demo.straight import Straight, Tables
 from versolog.demo.stream import Moment, Streamed, moments, stream
-from versolog.schemas.errors import Misconfigured, VersologError
+from versolog.schemas.errors import Misconfigured
 from versolog.schemas.times import millis_to_text
-from versolog.streams.producer import Producer
-from versolog.streams.transaction import Transaction
 from versolog.up import Plan, Running, running
 
 HTTP_PORT = 8080
@@ -38,6 +38,9 @@ MINUTES_OF_AN_HOUR = 60
 ROWS_BROKEN_MAX = 5_000
 """The most that one transaction is made to change here."""
 ROWS_SHOWN = 5
+PAGE_ROWS = 5_000
+TIMEOUT_S = 300.0
+"""Verifying a group of the whole year and its digest take as long as reading all of it."""
 
 
 def play(days: int, data: Path | None, *, stay: bool) -> int:
@@ -77,7 +80,7 @@ def _directory(data: Path | None) -> Iterator[Path]:
 
 
 def _opened(stack: ExitStack, stage: Stage, days: int, directory: Path) -> Story:
-    """Start versolog, and connect to it as services do: a producer at Kafka, reads over HTTP."""
+    """Start versolog, and connect to it as services do: a producer at Kafka, a client over HTTP."""
     happened = events(days=days)
     stage.title(f"versolog: {len(happened):,} events of the flights from New York, {_span(days)}")
     stage.step("Start Apache Kafka, its topics and a worker")
@@ -85,61 +88,66 @@ def _opened(stack: ExitStack, stage: Stage, days: int, directory: Path) -> Story
     stage.command(f"$ versolog up --data {directory}" + (f" --http-port {port}" if port != HTTP_PORT else ""))
     up = stack.enter_context(running(Plan(directory, http_port=port), lambda line: stage.say(f"· {line}")))
     stage.say(f"ready: HTTP {up.http_url}, Kafka {up.bootstrap}")
-    answers = Answers(up.http_url)
-    stack.callback(answers.close)
-    return Story(stage, up, stack.enter_context(Producer(up.bootstrap)), answers, directory, days)
+    producer = stack.enter_context(Producer(up.bootstrap))
+    # A transport of its own keeps what is on this machine from being asked of a proxy that the environment names.
+    transport = httpx.HTTPTransport()
+    client = stack.enter_context(Client(up.http_url, author="demo", timeout_s=TIMEOUT_S, transport=transport))
+    return Story(stage, up, producer, client, directory, days)
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
-    """The bad bulk update: its version in the group, and the rows that it changed."""
+class Release(NamedTuple):
+    """The bad bulk update."""
 
     version: int
     rows: int
+    """How many it changed."""
     key: str
     """One of them."""
 
 
+@dataclass(frozen=True, slots=True)
 class Story:
     """Each step takes what the ones before it made."""
 
-    def __init__(
-        self, stage: Stage, up: Running, producer: Producer, answers: Answers, directory: Path, days: int
-    ) -> None:
-        self._stage, self._up, self._producer, self._answers = stage, up, producer, answers
-        self._directory, self._days = directory, days
+    stage: Stage
+    up: Running
+    producer: Producer
+    client: Client
+    directory: Path
+    days: int
 
     def tell(self) -> None:
         """All steps, from the first event to the proof. Raises WrongAnswerError where an answer is not right."""
         done = self._stream()
-        with self._stage.working("working out straight from the CSV what must come of it"):
-            straight = Straight(start=FIRST_DAY, days=self._days)
-        for moment in moments(self._days):
+        with self.stage.working("working out straight from the CSV what must come of it"):
+            straight = Straight(start=FIRST_DAY, days=self.days)
+        for moment in moments(self.days):
             self._look_at(moment, done, straight)
         right = straight.of(CARRIER, done.events[CARRIER])
         release = self._break(right)
         self._compare(release)
         self._roll_back(release, right)
-        self._verify(done.transactions + 2)
-        self._replay(max(outcome.committed_at for outcome in done.newest.values()))
+        self._verify(list(done.events), done.commits + 2)
+        self._replay(done.committed_at)
         self._end(release)
 
     def stay(self) -> None:
         """Until Ctrl-C."""
-        self._stage.say("\nversolog goes on running; Ctrl-C stops it")
+        self.stage.say("\nversolog goes on running; Ctrl-C stops it")
         with suppress(KeyboardInterrupt):
             signal.pause()
 
     def _stream(self) -> Streamed:
-        self._stage.step("Stream the flights in the order they happened, and tag three moments")
-        self._stage.command('>>> producer.send(Transaction("UA").patch("flights", key, {"status": "departed"})\n'
-                            '...                               .add("carriers", "UA", {"departures": 1}))')  # fmt: skip
-        happened, tagged = events(days=self._days), moments(self._days)
-        with self._stage.counting(len(happened)) as count:
-            done = stream(self._producer, happened, tagged, count)
-        for outcome in done.newest.values():
-            self._answers.seen(outcome)
-        self._stage.check(
+        self.stage.step("Stream the flights in the order they happened, and tag three moments")
+        self.stage.command(
+            '>>> producer.send(Transaction("UA").patch("flights", key, {"status": "departed"})\n'
+            '...                               .add("carriers", "UA", {"departures": 1}))\n'
+            '>>> client.tag("UA", "jan-01-0830")'
+        )
+        happened, tagged = events(days=self.days), moments(self.days)
+        with self.stage.counting(len(happened)) as count:
+            done = stream(happened, tagged, self.producer, self.client, count)
+        self.stage.check(
             done.events.total() == len(happened),
             f"{len(happened):,} events of {len(done.events)} carriers are committed; tags: "
             + ", ".join(moment.tag for moment in tagged),
@@ -147,111 +155,113 @@ class Story:
         return done
 
     def _look_at(self, moment: Moment, done: Streamed, straight: Straight) -> None:
-        self._stage.step(f"The departure board as it stood on {moment.time:%B %-d at %H:%M}")
-        self._stage.command(f"$ curl '{self._up.http_url}/v1/groups/UA/tables/flights/rows?at={moment.tag}'")
+        self.stage.step(f"The departure board as it stood on {moment.time:%B %-d at %H:%M}")
+        self.stage.command(f"$ curl '{self.up.http_url}/v1/groups/UA/tables/flights/rows?at={moment.tag}'")
         happened = done.tags[moment.tag]
         found = {carrier: self._tables(carrier, moment.tag) for carrier in happened}
         flights = {key: row for tables in found.values() for key, row in tables[FLIGHTS].items()}
-        self._stage.show(board(flights, moment.time, f"Departures, {moment.time:%A %-d %B %Y, %H:%M}"))
-        self._stage.check(
+        self.stage.show(board(flights, moment.time, f"Departures, {moment.time:%A %-d %B %Y, %H:%M}"))
+        self.stage.check(
             found == straight.after(happened.total()),
             f"all {len(flights):,} flights and the counters of {len(found)} carriers are as worked out from the CSV",
         )
 
     def _break(self, right: Tables) -> Release:
-        self._stage.step(f"A bad release takes minutes for hours: {CARRIER}'s delays grow sixtyfold")
+        self.stage.step(f"A bad release takes minutes for hours: {CARRIER}'s delays grow sixtyfold")
         delays = [(key, row[FIELD]) for key, row in right[FLIGHTS].items() if row.get(FIELD)][-ROWS_BROKEN_MAX:]
         tx = Transaction(CARRIER, author="release 2.4", message="delays in minutes", type="DelaysConverted")
         for key, minutes in delays:
             tx.patch(FLIGHTS, key, {FIELD: minutes * MINUTES_OF_AN_HOUR})
-        outcome = self._producer.send(tx).outcome().raise_for_refusal()
-        self._answers.seen(outcome)
-        version = outcome.parts[0].version
-        self._stage.say(f"version {version} of {CARRIER}: {len(delays):,} rows in one transaction")
+        version = self.client.send(tx).parts[0].version
+        self.stage.say(f"version {version} of {CARRIER}: {len(delays):,} rows in one transaction")
         return Release(version, len(delays), max(delays, key=lambda delay: delay[1])[0])
 
     def _compare(self, release: Release) -> None:
-        self._stage.step("What did it change?")
-        path, query = f"/v1/groups/{CARRIER}/diff", {"from": release.version - 1, "to": release.version}
-        self._stage.command(f"$ curl '{self._up.http_url}{path}?from={query['from']}&to={query['to']}'")
-        diff = self._answers.get(path, **query, limit=ROWS_SHOWN)
-        for row in diff["rows"]:
-            for field in row["fields"]:
-                self._stage.say(f"  {row['key']:24} {'.'.join(field['path'])}: {field['before']} → {field['after']}")
-        self._stage.say(f"  and {diff['counts']['rows'] - len(diff['rows']):,} more")
-        self._stage.check(
-            diff["counts"]["changed"] == diff["counts"]["rows"] == release.rows,
+        before, after = release.version - 1, release.version
+        self.stage.step("What did it change?")
+        self.stage.command(f"$ curl '{self.up.http_url}/v1/groups/{CARRIER}/diff?from={before}&to={after}'")
+        diff = self.client.diff(CARRIER, before, after, limit=ROWS_SHOWN)
+        for row in diff.rows:
+            for field in row.fields:
+                self.stage.say(f"  {row.key:24} {'.'.join(field.path)}: {field.before} → {field.after}")
+        self.stage.say(f"  and {diff.counts.rows - len(diff.rows):,} more")
+        self.stage.check(
+            diff.counts.changed == diff.counts.rows == release.rows,
             f"{release.rows:,} rows differ, those that the release wrote and no other",
         )
 
     def _roll_back(self, release: Release, right: Tables) -> None:
-        self._stage.step("Take it back, by one call")
-        path, before = f"/v1/groups/{CARRIER}/rollbacks", release.version - 1
-        body = {"to": str(before), "author": "demo", "message": "release 2.4 took minutes for hours"}
-        self._stage.command(f'$ curl --json \'{{"to": "{before}"}}\' {self._up.http_url}{path}')
-        told = self._answers.post(path, body)
-        self._stage.say(f"version {told['version']} of {CARRIER} is as version {before} was; nothing is lost:")
+        before = release.version - 1
+        self.stage.step("Take it back, by one call")
+        self.stage.command(f'>>> client.rollback("{CARRIER}", to={before})')
+        outcome = self.client.rollback(CARRIER, before, message="release 2.4 took minutes for hours")
+        version = outcome.parts[0].version
+        self.stage.say(f"version {version} of {CARRIER} is as version {before} was; nothing is lost:")
         self._show_history(release.key)
-        self._stage.check(
-            self._tables(CARRIER, told["version"]) == right,
-            f"every row of {CARRIER} is as worked out from the CSV again",
+        self.stage.check(
+            self._tables(CARRIER, version) == right, f"every row of {CARRIER} is as worked out from the CSV again"
         )
-        left = self._answers.get(f"/v1/groups/{CARRIER}/diff", **{"from": before, "to": told["version"]})
-        self._stage.check(left["counts"]["rows"] == 0, "the diff to the version before the release is empty")
+        self.stage.check(
+            self.client.diff(CARRIER, before, version).counts.rows == 0,
+            "the diff to the version before the release is empty",
+        )
 
     def _show_history(self, key: str) -> None:
         path = f"/v1/groups/{CARRIER}/tables/{FLIGHTS}/history"
-        self._stage.command(f"$ curl '{self._up.http_url}{path}?key={key}'")
-        for change in reversed(self._answers.get(path, key=key)["changes"]):
-            what = change["type"] or change["operation"]
-            delay = change["row"].get(FIELD)
+        self.stage.command(f"$ curl '{self.up.http_url}{path}?key={key}'")
+        for past in reversed(list(self.client.history(CARRIER, FLIGHTS, key))):
+            delay = None if past.row is None else past.row.get(FIELD)
             late = "" if delay is None else f"{delay:+,} min"
-            self._stage.say(f"  version {change['version']:>6}  {change['author']:14} {what:16} {late}")
+            self.stage.say(f"  version {past.version:>6}  {past.author:14} {past.type or past.operation:16} {late}")
 
-    def _verify(self, commits: int) -> None:
-        self._stage.step("Compute every hash again from Kafka alone, and compare")
-        self._stage.command(f"$ curl {self._up.http_url}/v1/verify")
-        with self._stage.working("verifying"):
-            found = self._answers.get("/v1/verify")
-        self._stage.check(
-            found["ok"] and sum(one["commits"] for one in found["partitions"]) == commits,
+    def _verify(self, carriers: list[str], commits: int) -> None:
+        self.stage.step("Compute every hash again from Kafka alone, and compare")
+        self.stage.command(f'>>> client.verify("{CARRIER}")')
+        verified = []
+        for carrier in carriers:
+            with self.stage.working(f"verifying {carrier}"):
+                verified.append(self.client.verify(carrier))
+        self.stage.check(
+            all(one.ok for one in verified) and sum(one.commits for one in verified) == commits,
             f"{commits:,} commits: every chain is unbroken, every hash is right, and the store holds what they say",
         )
 
     def _replay(self, committed_at: int) -> None:
-        self._stage.step("Rebuild all that was before the release from offsets, elsewhere")
-        cut, into = millis_to_text(committed_at), self._directory / "replayed"
-        command = ["replay", "--cut", cut, "--into", str(into), "--bootstrap", self._up.bootstrap]
-        self._stage.command(f"$ versolog {' '.join(command)}")
+        self.stage.step("Rebuild all that was before the release from offsets, elsewhere")
+        cut, into = millis_to_text(committed_at), self.directory / "replayed"
+        command = ["replay", "--cut", cut, "--into", str(into), "--bootstrap", self.up.bootstrap]
+        self.stage.command(f"$ versolog {' '.join(command)}")
         done = subprocess.run(
             [sys.executable, "-m", "versolog", *command], stdout=subprocess.PIPE, text=True, check=False
         )
-        self._stage.check(done.returncode == 0, "the replay reached its end")
-        self._stage.say(done.stdout.rstrip())
-        self._stage.command(f"$ curl '{self._up.http_url}/v1/digest?at={cut}'")
-        live = self._answers.get("/v1/digest", at=cut)["digest"]
-        self._stage.say(f"digest {live}")
-        self._stage.check(
+        self.stage.check(done.returncode == 0, "the replay reached its end")
+        self.stage.say(done.stdout.rstrip())
+        self.stage.command(f'>>> client.digest(at="{cut}")')
+        with self.stage.working("adding up what the live store holds"):
+            live = self.client.digest(at=cut)
+        self.stage.say(f"digest {live}")
+        self.stage.check(
             done.stdout.split()[-1] == live, "rebuilt and live hold the same: every row, every version, every hash"
         )
 
     def _end(self, release: Release) -> None:
-        url = self._up.http_url
-        self._stage.step("To go on exploring")
+        url = self.up.http_url
+        row = f"{url}/v1/groups/{CARRIER}/tables/flights/rows/{release.key}"
+        self.stage.step("To go on exploring")
         for what, command in (
             ("every endpoint", f"{url}/docs"),
-            ("a flight now", f"curl '{url}/v1/groups/{CARRIER}/tables/flights/rows/{release.key}'"),
-            (
-                "and in the bad release",
-                f"curl '{url}/v1/groups/{CARRIER}/tables/flights/rows/{release.key}?at={release.version}'",
-            ),
+            ("a flight now", f"curl '{row}'"),
+            ("and in the bad release", f"curl '{row}?at={release.version}'"),
             ("the commits of a carrier", f"curl '{url}/v1/groups/{CARRIER}/log?limit=5'"),
-            ("the log itself", f"Kafka at {self._up.bootstrap}, topics versolog.commits and versolog.outcomes"),
+            ("the log itself", f"Kafka at {self.up.bootstrap}, topics versolog.commits and versolog.outcomes"),
         ):
-            self._stage.say(f"  {what:26} {command}")
+            self.stage.say(f"  {what:26} {command}")
 
     def _tables(self, carrier: str, at: str | int) -> Tables:
-        return {table: self._answers.rows(carrier, table, at) for table in (FLIGHTS, CARRIERS)}
+        return {
+            table: {row.key: row.row for row in self.client.rows(carrier, table, at, page=PAGE_ROWS)}
+            for table in (FLIGHTS, CARRIERS)
+        }
 
 
 def _span(days: int) -> str:

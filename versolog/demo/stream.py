@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, time, timedelta
-from itertools import islice
-from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
+from versolog import Client, Outcome, Producer
 from versolog.demo.columns import NEW_YORK
 from versolog.demo.flights import FIRST_DAY, FlightEvent
 from versolog.demo.stage import Count
-from versolog.schemas.outcome import Outcome
-from versolog.streams.producer import Producer
 from versolog.streams.sent import Sent
-from versolog.streams.transaction import Transaction
 
-IN_FLIGHT = 2_000
-"""Transactions sent before the outcomes of those before them are asked for."""
+BATCH_TRANSACTIONS = 2_000
 OUTCOMES_TIMEOUT_S = 60.0
 
 
@@ -31,14 +26,6 @@ class Moment:
     time: datetime
 
 
-class Line(NamedTuple):
-    """A transaction of the stream: an event's, or one that sets a tag."""
-
-    time: datetime
-    tx: Transaction
-    is_event: bool
-
-
 @dataclass(slots=True)
 class Streamed:
     """What was sent and committed."""
@@ -47,9 +34,15 @@ class Streamed:
     """Events by carrier."""
     tags: dict[str, Counter[str]] = field(default_factory=dict)
     """The events by carrier that had happened when the tag was set."""
-    transactions: int = 0
-    newest: dict[str, Outcome] = field(default_factory=dict)
-    """The last outcome of each carrier."""
+    commits: int = 0
+    committed_at: int = 0
+    """The latest of all, in milliseconds."""
+
+    def note(self, outcome: Outcome) -> None:
+        """Count a commit. Raises the refusal of one that was refused."""
+        outcome.raise_for_refusal()
+        self.commits += 1
+        self.committed_at = max(self.committed_at, outcome.committed_at)
 
 
 def moments(days: int) -> list[Moment]:
@@ -59,41 +52,62 @@ def moments(days: int) -> list[Moment]:
     return [Moment(f"{moment:%b-%d-%H%M}".lower(), moment) for moment in times]
 
 
-def stream(producer: Producer, happened: Iterable[FlightEvent], tagged: Sequence[Moment], count: Count) -> Streamed:
+def stream(
+    happened: Iterable[FlightEvent], tagged: Sequence[Moment], producer: Producer, client: Client, count: Count
+) -> Streamed:
     """Send every event as a transaction, and tag the moments in passing. All are committed on return.
 
-    Sending the next ones does not wait for the outcomes of the last ones. Raises the refusal of one that is refused.
+    The next ones are sent while the last ones are decided. Raises the refusal of one that is refused.
     """
-    done = Streamed()
-    lines = _with_tags(happened, list(tagged), done)
-    before: list[Sent] = []
-    while batch := list(islice(lines, IN_FLIGHT)):
-        sent = producer.send_many(line.tx for line in batch)
-        _settle(producer, before, done)
-        before = sent
-        count.advance(sum(line.is_event for line in batch), batch[-1].time.astimezone(ZoneInfo(NEW_YORK)))
-    _settle(producer, before, done)
+    done, ahead = Streamed(), list(tagged)
+    sender = _Sender(producer, done, count)
+    for event in happened:
+        while ahead and event.occurred_at > ahead[0].time:
+            sender.settle()
+            _tag(ahead.pop(0), client, done)
+        sender.send(event)
+    sender.settle()
+    for moment in ahead:
+        _tag(moment, client, done)
     return done
 
 
-def _with_tags(happened: Iterable[FlightEvent], ahead: list[Moment], done: Streamed) -> Iterator[Line]:
-    for event in happened:
-        while ahead and event.occurred_at > ahead[0].time:
-            yield from _tags(ahead.pop(0), done)
-        done.events[event.flight.carrier] += 1
-        yield Line(event.occurred_at, event.transaction(), is_event=True)
-    for moment in ahead:
-        yield from _tags(moment, done)
-
-
-def _tags(moment: Moment, done: Streamed) -> Iterator[Line]:
+def _tag(moment: Moment, client: Client, done: Streamed) -> None:
+    """Name what each carrier's group is at now."""
     done.tags[moment.tag] = done.events.copy()
     for carrier in done.events:
-        tx = Transaction(carrier, id=f"demo/tag/{moment.tag}/{carrier}", author="demo", type="MomentTagged")
-        yield Line(moment.time, tx.operation("tag", name=moment.tag, at=None, move=False), is_event=False)
+        done.note(client.tag(carrier, moment.tag))
 
 
-def _settle(producer: Producer, sent: Sequence[Sent], done: Streamed) -> None:
-    for outcome in producer.outcomes(sent, OUTCOMES_TIMEOUT_S):
-        done.newest[outcome.raise_for_refusal().parts[0].group] = outcome
-    done.transactions += len(sent)
+class _Sender:
+    """Sends events in batches, and asks for a batch's outcomes once the next one is on its way."""
+
+    def __init__(self, producer: Producer, done: Streamed, count: Count) -> None:
+        self._producer, self._done, self._count = producer, done, count
+        self._before: list[Sent] = []
+        self._sent: list[Sent] = []
+        self._reached: datetime | None = None
+
+    def send(self, event: FlightEvent) -> None:
+        self._sent.append(self._producer.send(event.transaction()))
+        self._done.events[event.flight.carrier] += 1
+        self._reached = event.occurred_at
+        if len(self._sent) == BATCH_TRANSACTIONS:
+            self._wait_for(self._before)
+            self._before, self._sent = self._sent, []
+            self._advance(BATCH_TRANSACTIONS)
+
+    def settle(self) -> None:
+        """Return once all is committed."""
+        self._wait_for(self._before)
+        self._wait_for(self._sent)
+        self._advance(len(self._sent))
+        self._before, self._sent = [], []
+
+    def _advance(self, by: int) -> None:
+        if self._reached is not None:
+            self._count.advance(by, self._reached.astimezone(ZoneInfo(NEW_YORK)))
+
+    def _wait_for(self, sent: Sequence[Sent]) -> None:
+        for outcome in self._producer.outcomes(sent, OUTCOMES_TIMEOUT_S):
+            self._done.note(outcome)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from versolog.projections.audit import StoreAudit
 from versolog.projections.store import Store
@@ -87,7 +87,7 @@ class Verifier:
         places = [(topic, self._partition) for topic in (self._topics.commits, self._topics.outcomes)]
         upto = ends.stable(places)
         with closing(reader(kafka, **{"enable.partition.eof": True, "check.crcs": True})) as consumer:
-            self._read(consumer, dict.fromkeys(upto, OFFSET_BEGINNING), upto, self._check, progress)
+            self._read(consumer, ends.first(places), upto, self._check, progress)
             self._settle(consumer, ends, upto)
         for (group, version), offset in self._agreement.unnamed.items():
             self._find("log", offset, group, version, "no outcome names the commit")
