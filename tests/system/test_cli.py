@@ -1,0 +1,101 @@
+"""The command line, from the outside, against a real worker."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster import Cluster
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def run(cluster: Cluster) -> Run:
+    """Runs `versolog …` against a worker."""
+    worker = cluster.start("w1")
+    cluster.owned()
+    environment = {
+        **os.environ,
+        "VERSOLOG_URL": worker.url,
+        "VERSOLOG_BOOTSTRAP": cluster.kafka["bootstrap.servers"],
+        "VERSOLOG_PREFIX": cluster.topics.prefix,
+        "VERSOLOG_DATA": str(cluster.data("w1")),
+        "COLUMNS": "200",
+    }
+
+    def call(*arguments: str, status: int = 0, text: str = "") -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "versolog", *arguments]
+        done = subprocess.run(command, env=environment, input=text, capture_output=True, text=True, timeout=60)
+        assert done.returncode == status, done.stdout + done.stderr
+        return done
+
+    return call
+
+
+def lines(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_the_main_job_on_the_command_line(run: Run, tmp_path: Path) -> None:
+    assert run("put", "UA", "flights", "k1", '{"delay": 1, "to": "IAH"}', "--author", "ops").stdout.startswith(
+        "version 1 of UA"
+    )
+    run("put", "UA", "flights", "k/2", '{"delay": 30}')
+    run("tag", "UA", "morning", "-m", "before the release")
+    run("patch", "UA", "flights", "k1", '{"delay": 60}', "--author", "release")
+    run("delete", "UA", "flights", "k/2")
+
+    assert json.loads(run("get", "UA", "flights", "k1").stdout) == {"delay": 60, "to": "IAH"}
+    assert json.loads(run("get", "UA", "flights", "k1", "--at", "morning").stdout) == {"delay": 1, "to": "IAH"}
+    assert "unknown-row" in run("get", "UA", "flights", "k/2", status=1).stderr
+    found = lines(run("rows", "UA", "flights", "--at", "morning", "--json"))
+    assert [(row["key"], row["version"]) for row in found] == [("k/2", 2), ("k1", 1)]
+    past = lines(run("history", "UA", "flights", "k1", "--json"))
+    assert [(entry["version"], entry["author"]) for entry in past] == [(4, "release"), (1, "ops")]
+    assert "release" in run("blame", "UA", "flights", "k1").stdout
+    difference = json.loads(run("diff", "UA", "morning", "main", "--json").stdout)
+    assert difference["counts"]["rows"] == 2
+    table = run("diff", "UA", "morning").stdout
+    assert "2 rows differ" in table
+    assert "delay" in table
+    assert [entry["version"] for entry in lines(run("log", "UA", "--json"))] == [5, 4, 2, 1]
+    assert "patch" not in run("show", "UA", "4").stdout
+
+    rehearsed = run("rollback", "UA", "--to", "morning", "--dry-run").stdout
+    assert "2 rows would change" in rehearsed
+    run("rollback", "UA", "--to", "morning", "--author", "ops")
+    assert json.loads(run("get", "UA", "flights", "k/2").stdout) == {"delay": 30}
+    assert lines(run("tags", "UA", "--json"))[0]["version"] == 2
+    assert lines(run("groups", "--json"))[0]["group"] == "UA"
+
+    replayed = run("replay", "--group", "UA", "--at", "morning", "--into", str(tmp_path / "then")).stdout
+    assert replayed == run("digest", "--group", "UA", "--at", "morning").stdout
+    whole = run("replay", "--into", str(tmp_path / "now")).stdout
+    assert whole == run("digest").stdout
+    assert "as they were written" in run("verify").stderr
+    assert "stores" in run("verify", "--data", str(tmp_path / "now")).stderr
+
+
+def test_errors_are_one_line_and_the_same_as_over_http(run: Run) -> None:
+    refused = run("put", "UA", "flights", "k1", "[1]", status=1)
+    assert refused.stderr.startswith("invalid:")
+    assert refused.stderr.count("\n") == 1
+    problem = json.loads(run("get", "nothing", "t", "k", "--json", status=1).stdout)
+    assert (problem["code"], problem["status"]) == ("unknown-group", 404)
+    assert "not-a-ref~" in run("get", "UA", "t", "k", "--at", "not-a-ref~x", status=1).stderr
+
+
+def test_a_transaction_is_sent_as_http_takes_it(run: Run) -> None:
+    tx = {"id": "mine", "group": "g", "changes": [{"op": "add", "table": "t", "key": "k", "row": {"n": 2}}]}
+    for _ in range(2):  # the second is a retry
+        [outcome] = lines(run("send", "-", "--json", text=json.dumps(tx)))
+        assert (outcome["id"], outcome["version"]) == ("mine", 1)
+    assert lines(run("outcome", "mine"))[0]["outcome"] == "committed"
