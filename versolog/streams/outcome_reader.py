@@ -8,7 +8,7 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -110,6 +110,9 @@ class OutcomeReader:
 
     def _wait_for_floors(self) -> None:
         deadline = time.monotonic() + FLOORS_TIMEOUT_S
+        # Connects first: librdkafka lets a question for offsets wait for seconds, at times, where it has to connect.
+        with suppress(KafkaException):
+            self._admin.describe_cluster(request_timeout=FLOORS_TIMEOUT_S).result()
         for place, asked in self._ask_for_ends().items():
             while (error := asked.exception()) is not None:
                 if not isinstance(error, KafkaException):
