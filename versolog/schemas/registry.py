@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from hashlib import sha256
 from http import HTTPStatus
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import httpx
 import orjson
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
@@ -20,6 +19,9 @@ from versolog.schemas.codec import NAMESPACE, Schema
 from versolog.schemas.errors import Malformed, Misconfigured, Unavailable, VersologError
 from versolog.schemas.kafka_errors import PASSING, from_kafka
 from versolog.schemas.topics import Topics
+
+if TYPE_CHECKING:
+    import httpx
 
 REQUEST_TIMEOUT_S = 10.0
 POLL_S = 0.5
@@ -235,8 +237,11 @@ class ConfluentRegistry:
     """
 
     def __init__(self, url: str, topics: Topics, *, client: httpx.Client | None = None) -> None:
+        import httpx  # takes a tenth of a second, which only who has such a registry should wait for
+
         self._topics = topics
         self._url = url.rstrip("/")
+        self._failure = httpx.HTTPError
         self._client = client or httpx.Client(timeout=REQUEST_TIMEOUT_S)
 
     def id_of(self, schema: Schema) -> int:
@@ -262,7 +267,7 @@ class ConfluentRegistry:
         headers = {"Accept": "application/vnd.schemaregistry.v1+json, application/json"}
         try:
             response = self._client.request(method, self._url + path, json=body, headers=headers)
-        except httpx.HTTPError as error:
+        except self._failure as error:
             raise Unavailable(f"the schema registry does not answer: {type(error).__name__}: {error}") from error
         if not response.is_success:
             raise _registry_error(response, path)
