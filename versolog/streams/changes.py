@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from decimal import Context, Decimal, Inexact, Overflow
 from functools import lru_cache
 from typing import Any
@@ -14,7 +14,7 @@ from versolog.schemas.errors import VersologError, refusal
 from versolog.schemas.limits import ROW_BYTES_MAX
 from versolog.schemas.tables import TableSchema, misfit, table_schema
 from versolog.streams.state import SETTINGS_TABLE, Level, State
-from versolog.streams.versions import row_at
+from versolog.streams.versions import row_at, rows_at
 
 _DECIMAL = re.compile(r"-?\d{1,60}(\.\d{1,60})?")
 _EXACT = Context(prec=120, traps=[Inexact, Overflow])
@@ -38,10 +38,21 @@ class Line:
         row = row_at(self._state, self.group, self.levels, table, key)
         return None if row is None else row.text
 
+    def texts(self, places: Sequence[tuple[str, str]]) -> list[bytes | None]:
+        """As `text`, for many (table, key) at once."""
+        rows = rows_at(self._state, self.group, self.levels, places)
+        changed = self.changed
+        return [changed.get(place, None if row is None else row.text) for place, row in zip(places, rows, strict=True)]
+
     def version(self, table: str, key: str) -> int:
         """The version that last changed the row, before this transaction; 0 where it is absent."""
         row = row_at(self._state, self.group, self.levels, table, key)
         return 0 if row is None or row.text is None else row.version
+
+    def last_changed(self, place: tuple[str, str]) -> int:
+        """The version that last changed the row before this transaction, by deleting it too; 0 where none ever did."""
+        found = (self._state.row(self.group, level, *place) for level in self.levels)
+        return next((row.version for row in found if row is not None), 0)
 
     def settings(self, table: str) -> Document:
         """What the table was given: a schema, merge functions."""

@@ -1,17 +1,18 @@
 """Three-way merging of rows: by row, then by field, recursively in objects; lists and scalars are atomic.
 
-Pure, and the same in both directions but for which side is called ours. The yardsticks are Git (what conflicts), Dolt
-(cells), lakeFS (the table of base, source and target) and Nessie (a resolution made against other values is stale).
+Pure, and the same in both directions but for which side is called ours. `docs/decisions/merging.md` has the rules, and
+a test has them as a table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from decimal import Decimal
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Context, Decimal, Inexact, Overflow
+from typing import Any, Final, NamedTuple
 
-from versolog.schemas.documents import INT64_MAX, INT64_MIN, to_bytes, to_text
+from versolog.schemas.documents import DECIMAL, INT64_MAX, INT64_MIN, to_bytes
+from versolog.schemas.errors import VersologError
 from versolog.schemas.tables import incompatibility, table_schema
 
 Path = tuple[str, ...]
@@ -20,18 +21,25 @@ Path = tuple[str, ...]
 class Absent:
     """No value: the row does not exist, or the object has no such field. Not the same as JSON's null."""
 
-    _only: Absent | None = None
-
-    def __new__(cls) -> Absent:
-        if cls._only is None:
-            cls._only = super().__new__(cls)
-        return cls._only
-
     def __repr__(self) -> str:
         return "ABSENT"
 
 
+class Unknown:
+    """What merge bases that crossed do not agree on: equal to nothing, itself included, so that whatever stands on the
+    two sides of a merge counts as changed."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        return False
+
+    def __repr__(self) -> str:
+        return "UNKNOWN"
+
+
 ABSENT: Final = Absent()
+UNKNOWN: Final = Unknown()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +50,19 @@ class Conflict:
     key: str
     path: Path
     code: str
-    """`both-changed`, `changed-deleted`, `both-added`; `type` where a merge function could not take the values, and
-    `schema` for two schemas of a table of which neither takes the other's rows."""
+    """`both-changed`, `changed-deleted`, `both-added`; `type` where a merge function can't take the values; `schema`
+    for two schemas of a table of which neither takes the other's rows, or one that does not take the rows that stand;
+    `no-conflict` for a resolution of what is in no conflict."""
     base: Any
     ours: Any
     theirs: Any
     stale: bool = False
-    """Whether a resolution was given that was made against other values."""
+    """Whether a resolution was given, and made against other values."""
 
     def to_json(self) -> dict[str, Any]:
-        """Sides that are absent are left out."""
+        """Sides that are absent are left out, and so is a base that is not known."""
         told: dict[str, Any] = {"table": self.table, "key": self.key, "path": list(self.path), "code": self.code}
-        sides = {"base": self.base, "ours": self.ours, "theirs": self.theirs}
+        sides = {"base": _known(self.base), "ours": self.ours, "theirs": self.theirs}
         told |= {side: value for side, value in sides.items() if value is not ABSENT}
         return told | ({"stale": True} if self.stale else {})
 
@@ -70,13 +79,13 @@ class Resolution:
     value: Any = None
 
     def fits(self, conflict: Conflict) -> bool:
-        """Whether it was made against these values."""
-        return all(
-            same(mine, found)
-            for mine, found in (
-                (self.base, conflict.base), (self.ours, conflict.ours), (self.theirs, conflict.theirs),
-            )
-        )  # fmt: skip
+        """Whether it was made against these values, as the conflict told them."""
+        made_on = (self.base, self.ours, self.theirs)
+        return all(map(same, made_on, (_known(conflict.base), conflict.ours, conflict.theirs)))
+
+    def made_on_the_values_of(self, other: Resolution) -> bool:
+        """Whether both fit the same conflicts."""
+        return all(map(same, (self.base, self.ours, self.theirs), (other.base, other.ours, other.theirs)))
 
     def result(self) -> Any:
         match self.take:
@@ -90,14 +99,54 @@ class Resolution:
                 return self.value
 
 
+class Spot(NamedTuple):
+    """Where a conflict can be."""
+
+    table: str
+    key: str
+    path: Path
+
+
+@dataclass(slots=True)
+class Settling:
+    """How conflicts end: by the resolutions given, and those that have none by a policy."""
+
+    policy: str = "fail"
+    """`fail`, `ours` or `theirs`."""
+    resolutions: Mapping[Spot, Sequence[Resolution]] = field(default_factory=dict)
+    """Several for one spot where several commits meet conflicts there, each with values of its own."""
+    used: list[Resolution] = field(default_factory=list)
+
+    def unused(self) -> Iterator[Spot]:
+        """Where resolutions were given and met no conflict with their values."""
+        used = set(map(id, self.used))
+        return (spot for spot, given in self.resolutions.items() for one in given if id(one) not in used)
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """How one table's conflicts are settled before anyone is asked."""
 
     row: str | None = None
-    """A merge function for whole rows: `last`, `ours` or `theirs`."""
+    """A function for rows as a whole, `last`, `ours` or `theirs`: they are not taken apart."""
     fields: Mapping[Path, str] = field(default_factory=dict)
-    """Merge functions by path: `sum`, `max`, `min`, `union`, `last`, `ours`, `theirs`."""
+    """Functions by the path of a field: `sum`, `max`, `min`, `union`, `last`, `ours`, `theirs`."""
+    others: str | None = None
+    """The function of conflicts in all other fields."""
+
+    @property
+    def by_field(self) -> bool:
+        """Whether fields have functions."""
+        return bool(self.fields) or self.others is not None
+
+    @property
+    def counts(self) -> bool:
+        """Whether there are counters: what both sides added is then added twice, though both came to the same."""
+        return self.others == "sum" or "sum" in self.fields.values()
+
+
+def _ours_is_newer() -> bool:
+    raise AssertionError("the rules say `last`, and nobody says which side is")
 
 
 @dataclass(slots=True)
@@ -106,65 +155,97 @@ class Merge:
 
     table: str
     rules: Rules = Rules()
-    policy: str = "fail"
-    """What becomes of the conflicts that are left: `fail`, `ours` or `theirs`."""
-    resolutions: Mapping[tuple[str, Path], Resolution] = field(default_factory=dict)
-    """By key and path."""
+    settling: Settling | None = field(default_factory=Settling)
+    """None where conflicts have no end: what stands in one is then UNKNOWN."""
     conflicts: list[Conflict] = field(default_factory=list)
+    _key: str = ""
+    _newer: Callable[[], bool] = _ours_is_newer
 
-    def row(self, key: str, base: Any, ours: Any, theirs: Any, *, ours_is_newer: bool = False) -> Any:
-        """The merged row, ABSENT for none. Where there are conflicts, what stands there is of no use."""
-        return self._value(key, (), base, ours, theirs, ours_is_newer)
+    def row(self, key: str, base: Any, ours: Any, theirs: Any, newer: Callable[[], bool] = _ours_is_newer) -> Any:
+        """The merged row, ABSENT for none; where there are conflicts, ours stands there. `newer` says, where it
+        matters, whether our row was changed later than theirs."""
+        self._key, self._newer = key, newer
+        return self._value((), base, ours, theirs)
 
-    def _value(self, key: str, path: Path, base: Any, ours: Any, theirs: Any, ours_is_newer: bool) -> Any:
-        if same(ours, theirs) or same(base, theirs):
+    def _value(self, path: Path, base: Any, ours: Any, theirs: Any) -> Any:
+        if same(base, theirs):
             return ours
         if same(base, ours):
             return theirs
+        alike = same(ours, theirs)
+        if alike and not self.rules.counts:
+            return ours
         function = self.rules.fields.get(path) if path else self.rules.row
-        if function is None and isinstance(ours, dict) and isinstance(theirs, dict) and (path or base is not ABSENT):
-            return self._fields(key, path, base if isinstance(base, dict) else {}, ours, theirs, ours_is_newer)
+        if function is None and isinstance(ours, dict) and isinstance(theirs, dict) and self._by_field(path, base):
+            return self._fields(path, base, ours, theirs)
+        if function is None and path:
+            function = self.rules.others
+        if alike and function != "sum":
+            return ours
         code = _code(base, ours, theirs)
-        if function is not None:
-            merged = _FUNCTIONS[function](base, ours, theirs, ours_is_newer)
+        if function is not None and (function in _ALWAYS or (ours is not ABSENT and theirs is not ABSENT)):
+            merged = _FUNCTIONS[function](base, ours, theirs, self._newer)
             if merged is not None:
                 return merged[0]
-            code = "schema" if function == "schema" else "type"
-        return self._settle(Conflict(self.table, key, path, code, base, ours, theirs))
+            if base is not UNKNOWN:
+                code = "schema" if function == "schema" else "type"
+        if alike:
+            return ours
+        return self._settled(Conflict(self.table, self._key, path, code, base, ours, theirs))
 
-    def _fields(
-        self, key: str, path: Path, base: dict[str, Any], ours: dict[str, Any], theirs: dict[str, Any], newer: bool
-    ) -> dict[str, Any]:
+    def _by_field(self, path: Path, base: Any) -> bool:
+        """Rows that both sides added are one conflict, not one for each field, but where fields have functions."""
+        return bool(path) or base is not ABSENT or self.rules.by_field or self.settling is None
+
+    def _fields(self, path: Path, base: Any, ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
         merged = {}
-        for name in sorted(base.keys() | ours.keys() | theirs.keys()):
+        before = base if isinstance(base, dict) else {}
+        none = UNKNOWN if base is UNKNOWN else ABSENT
+        for name in sorted(before.keys() | ours.keys() | theirs.keys()):
             one, other = ours.get(name, ABSENT), theirs.get(name, ABSENT)
-            value = self._value(key, (*path, name), base.get(name, ABSENT), one, other, newer)
+            value = self._value((*path, name), before.get(name, none), one, other)
             if value is not ABSENT:
                 merged[name] = value
         return merged
 
-    def _settle(self, conflict: Conflict) -> Any:
-        resolution = self.resolutions.get((conflict.key, conflict.path))
-        if resolution is not None and resolution.fits(conflict):
-            return resolution.result()
-        if resolution is None and self.policy != "fail":
-            return conflict.ours if self.policy == "ours" else conflict.theirs
-        self.conflicts.append(
-            Conflict(conflict.table, conflict.key, conflict.path, conflict.code, conflict.base, conflict.ours,
-                     conflict.theirs, stale=resolution is not None)
-        )  # fmt: skip
+    def _settled(self, conflict: Conflict) -> Any:
+        settling = self.settling
+        if settling is None:
+            return UNKNOWN
+        given = settling.resolutions.get(Spot(conflict.table, conflict.key, conflict.path), ())
+        fitting = next((resolution for resolution in given if resolution.fits(conflict)), None)
+        if fitting is not None:
+            settling.used.append(fitting)
+            if _can_stand(conflict, fitting.result()):
+                return fitting.result()
+        elif not given and settling.policy != "fail":
+            chosen = conflict.ours if settling.policy == "ours" else conflict.theirs
+            if _can_stand(conflict, chosen):
+                return chosen
+        self.conflicts.append(replace(conflict, stale=bool(given) and fitting is None))
         return conflict.ours
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values are the same JSON: true is not 1, and 1 is not 1.0."""
+    """Whether two values are the same JSON text: true is not 1, 1 is not 1.0, and 0.0 is not -0.0."""
     if type(one) is not type(other):
         return False
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(same(value, other[name]) for name, value in one.items())
     if isinstance(one, list):
         return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, float):
+        return repr(one) == repr(other)
     return bool(one == other)
+
+
+def _known(value: Any) -> Any:
+    """`value` without what is not known of it."""
+    if value is UNKNOWN:
+        return ABSENT
+    if isinstance(value, dict):
+        return {name: _known(item) for name, item in value.items() if item is not UNKNOWN}
+    return value
 
 
 def _code(base: Any, ours: Any, theirs: Any) -> str:
@@ -173,86 +254,99 @@ def _code(base: Any, ours: Any, theirs: Any) -> str:
     return "both-added" if base is ABSENT else "both-changed"
 
 
-# Merge functions: the merged value in a tuple, or None where the values are not of their kind.
+def _can_stand(conflict: Conflict, chosen: Any) -> bool:
+    """Whether a conflict may end so. A schema must take the rows that stand on our side, for they stay as they are;
+    those that come from the other side are checked one by one."""
+    if conflict.code != "schema" or chosen is ABSENT or same(chosen, conflict.ours):
+        return True
+    try:
+        return incompatibility(table_schema(to_bytes(chosen)), table_schema(to_bytes(conflict.ours))) is None
+    except VersologError:
+        return False
 
-_Function = Callable[[Any, Any, Any, bool], "tuple[Any] | None"]
+
+# Merge functions: the merged value in a tuple, or None where the values are not of their kind. All but those of
+# `_ALWAYS` are for values: where one side is absent they are not asked.
+
+_Function = Callable[[Any, Any, Any, Callable[[], bool]], "tuple[Any] | None"]
+
+_EXACT = Context(prec=200, traps=[Inexact, Overflow])
 
 
 def _exact(value: Any) -> Decimal | None:
-    if value is ABSENT:
-        return Decimal(0)
+    """The number that `add` counts with: an integer, or a decimal in a string."""
     if isinstance(value, int) and not isinstance(value, bool):
         return Decimal(value)
-    if isinstance(value, str):
-        try:
-            number = Decimal(value)
-        except ArithmeticError:
-            return None
-        return number if number.is_finite() else None
-    return None
+    return Decimal(value) if isinstance(value, str) and DECIMAL.fullmatch(value) else None
 
 
-def _sum(base: Any, ours: Any, theirs: Any, ours_is_newer: bool) -> tuple[Any] | None:
-    """Both sides' deltas on the base."""
-    numbers = [_exact(side) for side in (base, ours, theirs)]
-    if any(number is None for number in numbers):
+def _sum(base: Any, ours: Any, theirs: Any, newer: Callable[[], bool]) -> tuple[Any] | None:
+    """What both sides added to the base; where that is absent, to nothing."""
+    sides = [0 if base is ABSENT else base, ours, theirs]
+    before, one, other = map(_exact, sides)
+    if before is None or one is None or other is None:
         return None
-    zero, one, other = (number or Decimal(0) for number in numbers)
-    total = one + other - zero
-    if not any(isinstance(side, str) for side in (base, ours, theirs)):
+    total = _EXACT.subtract(_EXACT.add(one, other), before)
+    if not any(isinstance(side, str) for side in sides):
         return (int(total),) if INT64_MIN <= total <= INT64_MAX else None
-    return (format(total, "f"),)
+    text = format(total, "f")
+    return (text,) if DECIMAL.fullmatch(text) else None
 
 
-def _extreme(greatest: bool) -> _Function:
-    def function(base: Any, ours: Any, theirs: Any, ours_is_newer: bool) -> tuple[Any] | None:
-        present = [side for side in (ours, theirs) if side is not ABSENT]
-        kinds = {type(side) for side in present}
-        if not kinds <= {int, float} and kinds != {str}:
+def _extreme(choose: Callable[..., Any]) -> _Function:
+    """The greatest or the least: of numbers, of decimals in strings, or of texts by code point."""
+
+    def function(base: Any, ours: Any, theirs: Any, newer: Callable[[], bool]) -> tuple[Any] | None:
+        sides = (ours, theirs)
+        ranks: tuple[Any, ...]
+        if all(isinstance(side, int | float) and not isinstance(side, bool) for side in sides):
+            ranks = sides
+        elif None not in (exact := tuple(map(_exact, sides))):
+            ranks = exact
+        elif all(isinstance(side, str) for side in sides):
+            ranks = sides
+        else:
             return None
-        return ((max if greatest else min)(present),)
+        # Of 1 and 1.0, or "1.0" and "1.00", the same one in both directions.
+        return (choose(zip(ranks, map(to_bytes, sides), sides, strict=True), key=lambda ranked: ranked[:2])[2],)
 
     return function
 
 
-def _union(base: Any, ours: Any, theirs: Any, ours_is_newer: bool) -> tuple[Any] | None:
-    """Lists as sets: what either side added, less what either side took away, in an order that both sides agree on."""
-    lists: list[list[Any]] = [[] if side is ABSENT else side for side in (base, ours, theirs)]
+def _union(base: Any, ours: Any, theirs: Any, newer: Callable[[], bool]) -> tuple[Any] | None:
+    """Lists as sets: what either side added, less what either side took away. What stays keeps the base's order, and
+    what is new follows by its spelling, so that both directions agree."""
+    lists = [[] if base is ABSENT else base, ours, theirs]
     if not all(isinstance(side, list) for side in lists):
         return None
-    before, one, other = ({_spelled(item): item for item in side} for side in lists)
-    gone = {name for name in before if name not in one or name not in other}
-    kept = {name: item for side in (before, one, other) for name, item in side.items() if name not in gone}
-    return ([kept[name] for name in sorted(kept)],)
+    before, one, other = ({to_bytes(item): item for item in side} for side in lists)
+    kept = [item for spelled, item in before.items() if spelled in one and spelled in other]
+    new = {spelled: item for side in (one, other) for spelled, item in side.items() if spelled not in before}
+    return (kept + [new[spelled] for spelled in sorted(new)],)
 
 
-def _last(base: Any, ours: Any, theirs: Any, ours_is_newer: bool) -> tuple[Any] | None:
-    return (ours if ours_is_newer else theirs,)
+def _last(base: Any, ours: Any, theirs: Any, newer: Callable[[], bool]) -> tuple[Any] | None:
+    return (ours if newer() else theirs,)
 
 
-def _spelled(item: Any) -> str:
-    return to_text(item)
-
-
-def _schema(base: Any, ours: Any, theirs: Any, ours_is_newer: bool) -> tuple[Any] | None:
+def _schema(base: Any, ours: Any, theirs: Any, newer: Callable[[], bool]) -> tuple[Any] | None:
     """Of two schemas of a table the one that takes the other's rows as well; None where neither does."""
-    if ours is ABSENT or theirs is ABSENT:
-        return None
     one, other = table_schema(to_bytes(ours)), table_schema(to_bytes(theirs))
-    if incompatibility(other, one) is None:
-        return (theirs,)
-    return (ours,) if incompatibility(one, other) is None else None
+    widest = [ours] if incompatibility(one, other) is None else []
+    widest += [theirs] if incompatibility(other, one) is None else []
+    return (min(widest, key=to_bytes),) if widest else None
 
 
+_ALWAYS = frozenset({"last", "ours", "theirs"})
 _FUNCTIONS: dict[str, _Function] = {
     "sum": _sum,
-    "max": _extreme(greatest=True),
-    "min": _extreme(greatest=False),
+    "max": _extreme(max),
+    "min": _extreme(min),
     "union": _union,
     "last": _last,
     "ours": lambda base, ours, theirs, newer: (ours,),
     "theirs": lambda base, ours, theirs, newer: (theirs,),
 }
-ROW_FUNCTIONS: Sequence[str] = ("last", "ours", "theirs")
+ROW_FUNCTIONS: Sequence[str] = tuple(sorted(_ALWAYS))
 FIELD_FUNCTIONS: Sequence[str] = tuple(_FUNCTIONS)
 _FUNCTIONS["schema"] = _schema  # of system tables, not for users to set

@@ -2,101 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
+from versolog.schemas import errors
 from versolog.schemas.documents import row_from_text, to_bytes
-from versolog.schemas.errors import refusal
+from versolog.schemas.errors import VersologError, refusal
+from versolog.schemas.limits import ROW_BYTES_MAX
 from versolog.streams.changes import Line
-from versolog.streams.graph import is_ancestor, merge_bases
-from versolog.streams.merge import ABSENT, Conflict, Merge, Resolution, Rules
-from versolog.streams.state import SETTINGS_TABLE, Level, Row, State, Step
-from versolog.streams.versions import At, first_parent, levels_at, resolve, row_at, standing, touched
+from versolog.streams.graph import brought, is_fast_forward, merge_bases, node
+from versolog.streams.merge import ABSENT, UNKNOWN, Conflict, Merge, Resolution, Rules, Settling, Spot
+from versolog.streams.settings import RULES_OF_SETTINGS, check_settings, merge_rules
+from versolog.streams.state import SETTINGS_TABLE, Level, State, Step
+from versolog.streams.versions import At, first_parent, levels_at, resolve, rows_at, standing, touched
 
 CONFLICTS_TOLD_MAX = 100
 CONFLICTS_BYTES_MAX = 256 * 1024
+CROSSINGS_MAX = 32
+"""Merge bases of merge bases that are looked at. Deeper down, what two bases differ in is unknown."""
+ROWS_AT_ONCE = 1_000
 POLICIES = ("fail", "ours", "theirs")
 
 Place = tuple[str, str]
 """Table and key."""
-Side = Callable[[str, str], Any]
-"""The row at one side of a merge: a document, or ABSENT."""
 
 
-class Unknown:
-    """A row that bases which crossed do not agree on: equal to nothing, so both sides count as changed."""
+class MergeConflict(errors.Conflict):
+    """A refused merge: `conflicts` are all there are, by place; the facts hold as many of them as an outcome can."""
 
+    code = "merge-conflict"
 
-@dataclass(slots=True)
-class Settling:
-    """How conflicts end: the caller's policy and resolutions."""
-
-    policy: str = "fail"
-    resolutions: dict[str, dict[tuple[str, tuple[str, ...]], Resolution]] = field(default_factory=dict)
-    """By table; then by key and path."""
+    def __init__(self, conflicts: Sequence[Conflict], version: int | None) -> None:
+        self.conflicts = conflicts
+        total = len(conflicts)
+        of = f" with what version {version} did" if version is not None else ""
+        facts: dict[str, Any] = {} if version is None else {"version": version}
+        super().__init__(
+            f"{total:,} conflict{'s' if total > 1 else ''}{of}: send it again with a resolution for each, or a policy",
+            total=total, conflicts=list(_told(conflicts)), **facts,
+        )  # fmt: skip
 
 
 @dataclass(slots=True)
 class Merged:
-    """What merging came to."""
+    """What merging onto a line came to."""
 
     conflicts: list[Conflict] = field(default_factory=list)
     rows: int = 0
     """How many rows were looked at."""
-
-    def refuse(self) -> None:
-        """Raise the refusal that the conflicts are, with as many of them as an outcome can tell."""
-        if not self.conflicts:
-            return
-        told, size = [], 0
-        for conflict in self.conflicts[:CONFLICTS_TOLD_MAX]:
-            found = conflict.to_json()
-            size += len(to_bytes(found))
-            if size > CONFLICTS_BYTES_MAX:
-                break
-            told.append(found)
-        total = len(self.conflicts)
-        raise refusal(
-            "merge-conflict",
-            f"{total:,} conflict{'s' if total > 1 else ''}: send it again with a resolution for each, or with a policy",
-            total=total, conflicts=told,
-        )  # fmt: skip
-
-
-def merge_onto(
-    line: Line, places: Iterable[Place], base: Side, theirs: Side, settling: Settling, newer: Newer
-) -> Merged:
-    """Merge the rows at `places` onto `line`: what the changes from `base` to `theirs` make of what stands there."""
-    merged = Merged()
-    merges: dict[str, Merge] = {}
-    for table, key in sorted(places):
-        merged.rows += 1
-        merge = merges.get(table)
-        if merge is None:
-            resolutions = settling.resolutions.get(table, {})
-            merge = merges[table] = Merge(table, rules_of(line, table), settling.policy, resolutions, merged.conflicts)
-        text = line.text(table, key)
-        ours = ABSENT if text is None else row_from_text(text)
-        found = merge.row(key, base(table, key), ours, theirs(table, key), ours_is_newer=newer(table, key))
-        result = None if found is ABSENT else to_bytes(found)
-        if result != text:
-            line.changed[table, key] = result
-    return merged
-
-
-Newer = Callable[[str, str], bool]
-"""Whether our row was changed later than theirs."""
-
-
-def rules_of(line: Line, table: str) -> Rules:
-    """The merge functions that the table was given."""
-    if table == SETTINGS_TABLE:
-        return Rules(fields={("schema",): "schema"})
-    settings = line.settings(table)
-    merge = settings.get("merge") or {}
-    fields = {tuple(path.split(".")): function for path, function in (merge.get("fields") or {}).items()}
-    return Rules(merge.get("row"), fields)
 
 
 # The operations
@@ -105,62 +59,61 @@ def rules_of(line: Line, table: str) -> Rules:
 def merge(state: State, line: Line, ours: At, source: str, *, no_ff: bool, settling: Settling) -> tuple[int, ...]:
     """Merge what `source` names onto `line`, which stands at `ours`; answers the parents of the commit.
 
-    Raises the refusal `merge-conflict`, and `nothing-to-merge` where `source` brings nothing.
+    Raises MergeConflict, and the refusal `nothing-to-merge` where `source` brings nothing.
     """
-    theirs = resolve(state, ours.group, source)
-    if is_ancestor(state, ours.group, theirs.version, ours.version):
+    group = ours.group
+    theirs = resolve(state, group, source)
+    bases = merge_bases(state, group, [ours.version], theirs.version)
+    tip, here = node(state, group, theirs.version), node(state, group, ours.version)
+    if tip is None or bases == [tip.version]:
         raise refusal(
             "nothing-to-merge", f"{ours.branch!r} has all that led to {source!r} already",
-            group=ours.group, branch=ours.branch, source=source,
+            group=group, branch=ours.branch, source=source,
         )  # fmt: skip
-    bases = merge_bases(state, ours.group, ours.version, theirs.version)
-    tip = _standing(state, theirs)
-    way = levels_at(state, theirs)
     places = set[Place]()
-    for version in bases or [0]:
-        places |= touched(state, ours.group, version, theirs.version).rows
-    base = base_side(state, ours.group, bases)
-    merged = merge_onto(
-        line, places, base, _side(state, ours.group, way), settling, _later(state, ours.group, line.levels, way)
-    )
-    merged.refuse()
-    if not no_ff and bases == [_standing(state, ours)]:
-        return (tip,)
-    return (_standing(state, ours), tip)
+    for base in bases or [0]:
+        places |= brought(state, group, base, tip.version)
+    merged = merge_onto(line, places, _base(state, line, bases), Stand(state, theirs), settling)
+    _refuse(line, merged, settling)
+    parents = [standing(state, group, at.version) for at in (ours, theirs)]
+    if here is None or (bases == [here.version] and not no_ff):
+        parents = parents[1:]
+    return tuple(parent.version for parent in parents if parent is not None)
 
 
 def revert(
     state: State, line: Line, group: str, versions: Sequence[int], parent: int | None, settling: Settling
 ) -> None:
-    """Undo commits, the newest first: a merge with the commit as base and its parent as theirs."""
-    merged = Merged()
+    """Undo commits, the newest first: a merge with the commit as base and its parent as theirs.
+
+    Raises MergeConflict of the first commit that meets conflicts.
+    """
     for step in _commits(state, group, sorted(set(versions), reverse=True)):
         before = _parent_of(state, group, step, parent)
-        _apply(state, line, group, base=step, theirs=before, settling=settling, merged=merged)
-    merged.refuse()
+        _apply(state, line, step, base=step, theirs=before, settling=settling)
+    _refuse(line, Merged(), settling)
 
 
 def cherry_pick(
     state: State, line: Line, group: str, versions: Sequence[int], parent: int | None, settling: Settling
 ) -> None:
-    """Do again what commits did, in the order given: a merge with the commit's parent as base."""
-    merged = Merged()
+    """Do again what commits did, in the order given: a merge with the commit's parent as base.
+
+    Raises MergeConflict of the first commit that meets conflicts.
+    """
     for step in _commits(state, group, versions):
         before = _parent_of(state, group, step, parent)
-        _apply(state, line, group, base=before, theirs=step, settling=settling, merged=merged)
-    merged.refuse()
+        _apply(state, line, step, base=before, theirs=step, settling=settling)
+    _refuse(line, Merged(), settling)
 
 
-def _apply(
-    state: State, line: Line, group: str, *, base: Step | None, theirs: Step | None, settling: Settling, merged: Merged
-) -> None:
-    one, other = (step.version if step is not None else 0 for step in (base, theirs))
+def _apply(state: State, line: Line, step: Step, *, base: Step | None, theirs: Step | None, settling: Settling) -> None:
+    group = line.group
+    one, other = (found.version if found is not None else 0 for found in (base, theirs))
     places = touched(state, group, one, other).rows
-    sides = [_side_of_version(state, group, version) for version in (one, other)]
-    way = [] if theirs is None else levels_at(state, resolve(state, group, str(other)))
-    done = merge_onto(line, places, sides[0], sides[1], settling, _later(state, group, line.levels, way))
-    merged.conflicts += done.conflicts
-    merged.rows += done.rows
+    merged = merge_onto(line, places, _stand(state, group, one), _stand(state, group, other), settling)
+    if merged.conflicts:
+        raise MergeConflict(merged.conflicts, step.version)
 
 
 def _commits(state: State, group: str, versions: Iterable[int]) -> Iterator[Step]:
@@ -172,6 +125,12 @@ def _commits(state: State, group: str, versions: Iterable[int]) -> Iterator[Step
             raise refusal(
                 "invalid", f"version {version} of {group!r} is a {step.operation}: it changed no rows",
                 group=group, version=version,
+            )  # fmt: skip
+        if is_fast_forward(step):
+            raise refusal(
+                "invalid",
+                f"version {version} of {group!r} is a fast-forward to version {step.parents[0]}: name the commits that "
+                f"it brought, or roll back", group=group, version=version, parents=list(step.parents),
             )  # fmt: skip
         yield step
 
@@ -191,64 +150,218 @@ def _parent_of(state: State, group: str, step: Step, parent: int | None) -> Step
     return standing(state, group, step.parents[parent - 1])
 
 
-# The sides
+# Merging rows
 
 
-def base_side(state: State, group: str, bases: Sequence[int]) -> Side:
-    """The rows at the merge base. Several bases (merges that crossed) are merged themselves, as Git does: what they
-    do not agree on is equal to neither side."""
-    if not bases:
-        return lambda table, key: ABSENT
-    side = _side_of_version(state, group, bases[0])
-    so_far = bases[0]
-    for other in bases[1:]:
-        below = base_side(state, group, merge_bases(state, group, so_far, other))
-        side = _agreed(below, side, _side_of_version(state, group, other))
-    return side
+def merge_onto(line: Line, places: Iterable[Place], base: Side, theirs: Side, settling: Settling) -> Merged:
+    """Merge the rows at `places` onto `line`: what the changes from `base` to `theirs` make of what stands there.
+
+    Settings are merged before the rows that they settle, so both directions go by the same ones.
+    """
+    merged = Merged()
+    ordered = sorted(places, key=lambda place: (place[0] != SETTINGS_TABLE, place))
+    ours = _Ours(line)
+    merges: dict[str, Merge] = {}
+    for start in range(0, len(ordered), ROWS_AT_ONCE):
+        some = ordered[start : start + ROWS_AT_ONCE]
+        merged.rows += len(some)
+        for place, before, one, other in zip(some, base.rows(some), ours.rows(some), theirs.rows(some), strict=True):
+            if before == other:
+                continue
+            table, key = place
+            merge = merges.get(table)
+            if merge is None:
+                merge = merges[table] = Merge(table, rules_of(line, table), settling, merged.conflicts)
+            result = other if before == one else _merged(merge, place, (before, one, other), (ours, theirs))
+            if result != one:
+                line.changed[place] = result
+                if table == SETTINGS_TABLE and result is not None:
+                    check_settings(key, row_from_text(result))
+    return merged
 
 
-def _agreed(base: Side, one: Side, other: Side) -> Side:
-    def side(table: str, key: str) -> Any:
-        merge = Merge(table)
-        row = merge.row(key, base(table, key), one(table, key), other(table, key))
-        return Unknown() if merge.conflicts else row
-
-    return side
-
-
-def _side_of_version(state: State, group: str, version: int) -> Side:
-    if version == 0:
-        return lambda table, key: ABSENT
-    return _side(state, group, levels_at(state, resolve(state, group, str(version))))
-
-
-def _side(state: State, group: str, way: list[Level]) -> Side:
-    def side(table: str, key: str) -> Any:
-        row = row_at(state, group, way, table, key)
-        return ABSENT if row is None or row.text is None else row_from_text(row.text)
-
-    return side
+def _merged(merge: Merge, place: Place, rows: tuple[Any, Any, Any], sides: tuple[Side, Side]) -> bytes | None:
+    """The merged row as text."""
+    if rows[1] == rows[2] and not merge.rules.counts:
+        return _text(rows[1])
+    one, other = sides
+    base, mine, its = map(_document, rows)
+    found = merge.row(place[1], base, mine, its, newer=lambda: one.changed(place) >= other.changed(place))
+    if found is ABSENT:
+        return None
+    text = to_bytes(found)
+    if len(text) > ROW_BYTES_MAX:
+        table, key = place
+        raise refusal(
+            "too-large", f"the row {key!r} of {table!r} would have {len(text):,} bytes once merged; the limit is "
+            f"{ROW_BYTES_MAX:,}", table=table, key=key, limit=ROW_BYTES_MAX,
+        )  # fmt: skip
+    return text
 
 
-def _later(state: State, group: str, ours: list[Level], theirs: list[Level]) -> Newer:
-    def newer(table: str, key: str) -> bool:
-        return _version(_at(state, group, ours, table, key)) >= _version(_at(state, group, theirs, table, key))
-
-    return newer
+def rules_of(line: Line, table: str) -> Rules:
+    """The merge functions that the table was given."""
+    return RULES_OF_SETTINGS if table == SETTINGS_TABLE else merge_rules(line.settings(table))
 
 
-def _at(state: State, group: str, way: list[Level], table: str, key: str) -> Row | None:
-    """The row's newest state along `way`, a deleted one too: deleting is a change like any other."""
-    return next((row for level in way if (row := state.row(group, level, table, key)) is not None), None)
+def _document(row: Any) -> Any:
+    """A row as merging takes it. Merged bases are documents already, of which something may not be known."""
+    if row is None:
+        return ABSENT
+    return row_from_text(row) if isinstance(row, bytes) else row
 
 
-def _version(row: Row | None) -> int:
-    return 0 if row is None else row.version
+def _text(row: Any) -> bytes | None:
+    assert row is None or isinstance(row, bytes), "what stands on a branch is known"
+    return row
 
 
-def _standing(state: State, at: At) -> int:
-    step = standing(state, at.group, at.version)
-    return 0 if step is None else step.version
+def _refuse(line: Line, merged: Merged, settling: Settling) -> None:
+    """Raise the conflicts, or, where there are none, what resolutions were given for nothing."""
+    if merged.conflicts:
+        raise MergeConflict(merged.conflicts, None)
+    if unused := list(settling.unused()):
+        raise MergeConflict([_no_conflict(line, spot) for spot in unused], None)
+
+
+def _no_conflict(line: Line, spot: Spot) -> Conflict:
+    found: Any = _document(line.text(spot.table, spot.key))
+    for name in spot.path:
+        found = found.get(name, ABSENT) if isinstance(found, dict) else ABSENT
+    return Conflict(spot.table, spot.key, spot.path, "no-conflict", ABSENT, found, ABSENT, stale=True)
+
+
+def _told(conflicts: Sequence[Conflict]) -> Iterator[dict[str, Any]]:
+    size = 0
+    for conflict in conflicts[:CONFLICTS_TOLD_MAX]:
+        told = conflict.to_json()
+        size += len(to_bytes(told))
+        if size > CONFLICTS_BYTES_MAX:
+            break
+        yield told
+
+
+# The sides of a merge
+
+
+class Side(Protocol):
+    """What stands at one side of a merge."""
+
+    def rows(self, places: Sequence[Place]) -> Sequence[Any]:
+        """The rows: JSON text, None where there is none; at merged bases also what is known of a row, or UNKNOWN."""
+
+    def changed(self, place: Place) -> int:
+        """The version that last changed the row, by deleting it too; 0 where none ever did."""
+
+
+class Nothing:
+    """Before the first commit."""
+
+    def rows(self, places: Sequence[Place]) -> Sequence[Any]:
+        return [None] * len(places)
+
+    def changed(self, place: Place) -> int:
+        return 0
+
+
+class Stand:
+    """The rows at one version."""
+
+    def __init__(self, state: State, at: At) -> None:
+        self._state, self._group, self._way = state, at.group, levels_at(state, at)
+
+    def rows(self, places: Sequence[Place]) -> Sequence[Any]:
+        return [None if row is None else row.text for row in rows_at(self._state, self._group, self._way, places)]
+
+    def changed(self, place: Place) -> int:
+        return _changed(self._state, self._group, self._way, place)
+
+
+class _Ours:
+    """The line that is merged onto, what was merged already included."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+
+    def rows(self, places: Sequence[Place]) -> Sequence[Any]:
+        return self._line.texts(places)
+
+    def changed(self, place: Place) -> int:
+        return self._line.last_changed(place)
+
+
+class Crossed:
+    """Several merge bases (merges that crossed), merged themselves, as Git does. What they do not agree on is UNKNOWN,
+    and so equal to neither side."""
+
+    def __init__(self, state: State, line: Line, bases: Sequence[int], depth: int) -> None:
+        self._state, self._line, self._depth = state, line, depth
+        self._bases = sorted(bases)
+        self._sides = [_stand(state, line.group, base) for base in self._bases]
+        self._below: dict[int, Side] = {}
+        self._known: dict[Place, Any] = {}
+
+    def rows(self, places: Sequence[Place]) -> Sequence[Any]:
+        new = [place for place in places if place not in self._known]
+        found = list(self._sides[0].rows(new))
+        for number, side in enumerate(self._sides[1:], start=1):
+            differing = [
+                (index, place, other)
+                for index, (place, other) in enumerate(zip(new, side.rows(new), strict=True))
+                if found[index] != other or rules_of(self._line, place[0]).counts
+            ]
+            before = self._before(number).rows([place for _, place, _ in differing]) if differing else ()
+            for (index, place, other), base in zip(differing, before, strict=True):
+                found[index] = self._merged(number, place, base, found[index], other)
+        self._known.update(zip(new, found, strict=True))
+        return [self._known[place] for place in places]
+
+    def changed(self, place: Place) -> int:
+        return max(side.changed(place) for side in self._sides)
+
+    def _before(self, number: int) -> Side:
+        """The base on which the base of that number is merged with those before it."""
+        side = self._below.get(number)
+        if side is None:
+            bases = merge_bases(self._state, self._line.group, self._bases[:number], self._bases[number])
+            side = self._below[number] = _base(self._state, self._line, bases, self._depth - 1)
+        return side
+
+    def _merged(self, number: int, place: Place, base: Any, one: Any, other: Any) -> Any:
+        """The two bases' rows merged: a document, or None, for it may hold what is not known."""
+        table, key = place
+        merge = Merge(table, rules_of(self._line, table), settling=None)
+        sides = self._sides[:number], self._sides[number]
+        found = merge.row(
+            key, _document(base), _document(one), _document(other),
+            newer=lambda: max(side.changed(place) for side in sides[0]) >= sides[1].changed(place),
+        )  # fmt: skip
+        return None if found is ABSENT else found
+
+
+class _Lost:
+    """Too many crossings down to look."""
+
+    def rows(self, places: Sequence[Place]) -> Sequence[Any]:
+        return [UNKNOWN] * len(places)
+
+    def changed(self, place: Place) -> int:
+        return 0
+
+
+def _base(state: State, line: Line, bases: Sequence[int], depth: int = CROSSINGS_MAX) -> Side:
+    if len(bases) > 1:
+        return Crossed(state, line, bases, depth) if depth else _Lost()
+    return _stand(state, line.group, bases[0] if bases else 0)
+
+
+def _stand(state: State, group: str, version: int) -> Side:
+    return Stand(state, resolve(state, group, str(version))) if version else Nothing()
+
+
+def _changed(state: State, group: str, way: Iterable[Level], place: Place) -> int:
+    found = (state.row(group, level, *place) for level in way)
+    return next((row.version for row in found if row is not None), 0)
 
 
 # What callers send
@@ -259,30 +372,38 @@ def read_settling(arguments: dict[str, Any]) -> Settling:
     policy = arguments.get("policy") or "fail"
     if policy not in POLICIES:
         raise refusal("invalid", f"the policy {policy!r} is not one of {', '.join(POLICIES)}", field="policy")
-    settling = Settling(policy)
+    resolutions: dict[Spot, list[Resolution]] = {}
     for number, given in enumerate(arguments.get("resolutions") or []):
-        where = f"resolutions/{number}"
         try:
-            place = (given["key"], tuple(given.get("path", [])))
-            settling.resolutions.setdefault(given["table"], {})[place] = _resolution(given, where)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise refusal(
-                "invalid", f"{where}: table, key, path, base, ours, theirs and take are wanted: {error}", field=where
-            ) from error
-    return settling
+            spot, resolution = _read_resolution(given)
+        except VersologError as error:
+            where = f"resolutions/{number}"
+            raise refusal("invalid", f"{where}: {error.detail}", field=where) from error
+        others = resolutions.setdefault(spot, [])
+        if any(resolution.made_on_the_values_of(other) for other in others):
+            raise refusal("invalid", f"resolutions/{number}: two end the same conflict", field=f"resolutions/{number}")
+        others.append(resolution)
+    return Settling(policy, resolutions)
 
 
-def _resolution(given: dict[str, Any], where: str) -> Resolution:
+def _read_resolution(given: Any) -> tuple[Spot, Resolution]:
+    match given:
+        case {"table": str(table), "key": str(key), "take": take}:
+            path = given.get("path", [])
+        case _:
+            raise refusal("invalid", "an object with table, key, path, base, ours, theirs and take is wanted")
+    if not isinstance(path, list) or not all(isinstance(name, str) for name in path):
+        raise refusal("invalid", "path is a list of the names of fields, empty for the whole row")
     base, ours, theirs = (given.get(side, ABSENT) for side in ("base", "ours", "theirs"))
-    match given["take"]:
-        case "ours" | "theirs" as side:
-            return Resolution(base, ours, theirs, side)
-        case {"value": value}:
-            return Resolution(base, ours, theirs, "value", value)
-        case {"delete": True}:
-            return Resolution(base, ours, theirs, "delete")
-        case other:
-            raise refusal(
-                "invalid", f'{where}/take is "ours", "theirs", {{"value": …}} or {{"delete": true}}, not {other!r}',
-                field=f"{where}/take",
-            )  # fmt: skip
+    match take:
+        case "ours" | "theirs":
+            resolution = Resolution(base, ours, theirs, take)
+        case {"value": value} if len(take) == 1:
+            resolution = Resolution(base, ours, theirs, "value", value)
+        case {"delete": True} if len(take) == 1:
+            resolution = Resolution(base, ours, theirs, "delete")
+        case _:
+            raise refusal("invalid", f'take is "ours", "theirs", {{"value": …}} or {{"delete": true}}, not {take!r}')
+    if not path and resolution.take == "value" and not isinstance(resolution.value, dict):
+        raise refusal("invalid", "a row is a JSON object: take a value that is one, or name a field's path")
+    return Spot(table, key, tuple(path)), resolution

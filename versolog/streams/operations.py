@@ -13,8 +13,8 @@ from versolog.schemas.limits import check_name
 from versolog.schemas.tables import incompatibility, table_schema
 from versolog.streams import merging
 from versolog.streams.changes import Line
-from versolog.streams.graph import is_ancestor
-from versolog.streams.merge import FIELD_FUNCTIONS, ROW_FUNCTIONS
+from versolog.streams.graph import is_kept
+from versolog.streams.settings import merge_rules
 from versolog.streams.state import MAIN, SETTINGS_TABLE, Branch, Head, State
 from versolog.streams.versions import check_ref_name, diff, resolve, touched
 
@@ -135,7 +135,7 @@ def _create_branch(ground: Ground, head: Head, arguments: dict[str, Any]) -> Eff
     if state.branch(group, name) is not None or state.tag(group, name) is not None:
         raise refusal("ref-exists", f"{name!r} is taken in {group!r}; choose another name", group=group, name=name)
     _refuse_too_many_refs(state, group)
-    at = resolve(state, group, arguments["from"], None if arguments["from"] else ground.branch_name)
+    at = resolve(state, group, arguments["from"], ground.branch_name)
     branch = Branch(head.version + 1, name, at.version, at.branch_id, at.version, live=True)
     return Effect([_ref("branch", name, at.version, at.branch_id)], moves_head=False, branch=branch)
 
@@ -149,8 +149,8 @@ def _delete_branch(ground: Ground, head: Head, arguments: dict[str, Any]) -> Eff
         raise refusal("unknown-branch", f"the group {group!r} has no branch {name!r}", group=group, branch=name)
     if name == MAIN:
         raise refusal("invalid", f"{MAIN!r} can't be deleted; drop-group takes the whole group away", branch=name)
-    others = (other.head for other in state.branches(group) if other.name != name)
-    if not arguments["force"] and not any(is_ancestor(state, group, branch.head, other) for other in others):
+    others = [other.head for other in state.branches(group) if other.name != name]
+    if not arguments["force"] and not is_kept(state, group, branch.head, others):
         raise refusal(
             "not-merged", f"{name!r} has commits that no other branch has: merge it, or say `force`",
             group=group, branch=name, head=branch.head,
@@ -196,18 +196,12 @@ def _set_merge(ground: Ground, head: Head, arguments: dict[str, Any]) -> Effect:
     """Say how conflicts in a table are settled before anyone is asked: a function for rows, and for fields by path."""
     _branch(ground)
     table = _table(arguments)
-    row, fields = arguments["row"], arguments["fields"] or {}
-    if row is not None and row not in ROW_FUNCTIONS:
-        raise refusal("invalid", f"{row!r} is not one of {', '.join(ROW_FUNCTIONS)}", field="row")
-    for path, function in fields.items():
-        if function not in FIELD_FUNCTIONS or not path:
-            raise refusal(
-                "invalid", f"{path!r}: {function!r} is not one of {', '.join(FIELD_FUNCTIONS)}", field="fields"
-            )
+    row, fields = arguments["row"], arguments["fields"]
     settings = ground.line.settings(table)
     settings.pop("merge", None)
     rules = ({"row": row} if row is not None else {}) | ({"fields": fields} if fields else {})
     settings |= {"merge": rules} if rules else {}
+    merge_rules(settings)
     ground.line.changed[SETTINGS_TABLE, table] = to_bytes(settings) if settings else None
     return Effect()
 

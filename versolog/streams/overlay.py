@@ -155,6 +155,16 @@ class Overlay:
                     return states[before - 1]
         return self._base.row(group, level, table, key)
 
+    def rows(self, group: str, level: Level, places: Sequence[tuple[str, str]]) -> list[Row | None]:
+        layers = [layer.rows for layer in self._layers if layer.rows]
+        decided = {
+            place: self.row(group, level, *place)
+            for place in places
+            if any((group, level.branch, *place) in rows for rows in layers)
+        }
+        stored = iter(self._base.rows(group, level, [place for place in places if place not in decided]))
+        return [decided[place] if place in decided else next(stored) for place in places]
+
     def commit(self, group: str, version: int) -> dict[str, Any] | None:
         for layer in reversed(self._layers):
             commits = layer.commits.get(group)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 MAIN = "main"
@@ -84,6 +85,9 @@ class State(Protocol):
     def tags(self, group: str) -> dict[str, int]: ...
     def row(self, group: str, level: Level, table: str, key: str) -> Row | None:
         """The newest state of the row at one level, a deleted one included; None where this level says nothing."""
+
+    def rows(self, group: str, level: Level, places: Sequence[tuple[str, str]]) -> list[Row | None]:
+        """As `row`, for many (table, key) at once."""
 
     def commit(self, group: str, version: int) -> dict[str, Any] | None:
         """The commit as its Avro record, pieces joined."""

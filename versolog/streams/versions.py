@@ -99,6 +99,17 @@ def row_at(state: State, group: str, way: Iterable[Level], table: str, key: str)
     return None
 
 
+def rows_at(state: State, group: str, way: Sequence[Level], places: Sequence[tuple[str, str]]) -> list[Row | None]:
+    """As `row_at`, for many (table, key) at once."""
+    found = state.rows(group, way[0], places)
+    for level in way[1:]:
+        open_ = [index for index, row in enumerate(found) if row is None]
+        below = state.rows(group, level, [places[index] for index in open_])
+        for index, row in zip(open_, below, strict=True):
+            found[index] = row
+    return [None if row is None or row.text is None else row for row in found]
+
+
 # References
 
 

@@ -1,0 +1,47 @@
+"""What a table was given: a schema and merge functions, a row of the system table `$tables` under the table's name."""
+
+from __future__ import annotations
+
+from versolog.schemas.documents import Document, to_bytes
+from versolog.schemas.errors import refusal
+from versolog.schemas.tables import table_schema
+from versolog.streams.merge import FIELD_FUNCTIONS, ROW_FUNCTIONS, Path, Rules
+
+OTHERS = "*"
+"""Stands for all fields that have no function of their own."""
+RULES_OF_SETTINGS = Rules(fields={("schema",): "schema"})
+
+
+def merge_rules(settings: Document) -> Rules:
+    """The merge functions in a table's settings. Raises the refusal of what is not of their form."""
+    given = settings.get("merge", {})
+    if not isinstance(given, dict) or given.keys() - {"row", "fields"}:
+        raise refusal("invalid", "merge functions are a `row` and `fields`", field="merge")
+    row, fields = given.get("row"), given.get("fields", {})
+    if row is not None and row not in ROW_FUNCTIONS:
+        raise refusal("invalid", f"{row!r} is not one of {', '.join(ROW_FUNCTIONS)}", field="row")
+    if not isinstance(fields, dict):
+        raise refusal("invalid", "`fields` is an object: functions by the paths of fields", field="fields")
+    for path, function in fields.items():
+        if not path or function not in FIELD_FUNCTIONS:
+            raise refusal(
+                "invalid", f"{path!r}: {function!r} is not one of {', '.join(FIELD_FUNCTIONS)}", field="fields"
+            )
+    named = {field_path(path): function for path, function in fields.items() if path != OTHERS}
+    return Rules(row, named, fields.get(OTHERS))
+
+
+def field_path(text: str) -> Path:
+    """A field by its names with dots between them; with a slash before each (RFC 6901), names may hold dots."""
+    if text.startswith("/"):
+        return tuple(name.replace("~1", "/").replace("~0", "~") for name in text[1:].split("/"))
+    return tuple(text.split("."))
+
+
+def check_settings(table: str, settings: Document) -> None:
+    """Refuse settings that no operation would have left: merging takes what a resolution says."""
+    if unknown := settings.keys() - {"schema", "merge"}:
+        raise refusal("invalid", f"{table!r} can't be given {', '.join(sorted(unknown))}", table=table)
+    merge_rules(settings)
+    if "schema" in settings:
+        table_schema(to_bytes(settings["schema"]))
