@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -29,8 +30,9 @@ from versolog.streams.chain import intent_hash
 from versolog.streams.committer import Written
 from versolog.streams.decide import COMMIT, Asked, Decision, decide
 from versolog.streams.overlay import Overlay
+from versolog.streams.runtime import HttpServer
 
-PARTITIONS = 4
+PARTITIONS = 2
 NO_KAFKA = {"bootstrap.servers": "127.0.0.1:1", "log_level": 0}
 SCHEMAS = [avro.schema(name) for name in ("Transaction", "Tick", "Commit", "Outcomes")]
 
@@ -227,3 +229,28 @@ async def house(directory: Path, **options: Any) -> AsyncIterator[tuple[House, h
             yield built, client
     finally:
         built.close()
+
+
+class Served:
+    """A house behind a real port, on a loop of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+        self._thread.start()
+        assert self._ready.wait(20)
+
+    def stop(self) -> None:
+        self.loop.call_soon_threadsafe(self._server.stop)
+        self._thread.join(20)
+
+    async def _serve(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.house = House(self._directory)
+        self._server = HttpServer(self.house.app, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.port}"
+        serving = asyncio.create_task(self._server.serve())
+        self._ready.set()
+        await serving
+        self.house.close()

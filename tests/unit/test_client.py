@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import threading
 import time
@@ -15,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.inprocess import House
+from tests.inprocess import House, Served
 from versolog import AsyncClient, Client, Transaction
 from versolog.schemas.errors import (
     Conflict,
@@ -28,32 +27,6 @@ from versolog.schemas.errors import (
     Undecided,
     VersologError,
 )
-from versolog.streams.runtime import HttpServer
-
-
-class Served:
-    """A house behind a real port, on a loop of its own."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
-        self._thread.start()
-        assert self._ready.wait(20)
-
-    def stop(self) -> None:
-        self.loop.call_soon_threadsafe(self._server.stop)
-        self._thread.join(20)
-
-    async def _serve(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.house = House(self._directory)
-        self._server = HttpServer(self.house.app, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.port}"
-        serving = asyncio.create_task(self._server.serve())
-        self._ready.set()
-        await serving
-        self.house.close()
 
 
 @pytest.fixture

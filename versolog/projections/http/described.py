@@ -18,9 +18,10 @@ from versolog.projections.http.registry import CONTENT as REGISTRY_JSON
 
 Handler = Callable[[Request], Awaitable[Response]]
 Parameter = dict[str, Any]
-Told = type[BaseModel] | str | None
+Told = type[BaseModel] | Parameter | str | None
 
 _NAME = {"type": "string", "minLength": 1}
+_EXAMPLES = {"group": "UA", "table": "flights", "key": "k1", "version": "1", "name": "before", "id": "t-1"}
 _COMPONENT = "#/components/schemas/{model}"
 
 PATH = {
@@ -78,9 +79,10 @@ class Described:
         headers: tuple[Parameter, ...] = (),
         body: type[BaseModel] | Parameter | None = None,
         media: str = answer.JSON,
+        told_as: str = answer.JSON,
     ) -> None:
-        """Add one route. `answers` gives for each status the body's model, or its content type where it isn't JSON;
-        None where there is no body. `body` is a model or a schema."""
+        """Add one route. `answers` gives for each status the body's model or schema, or its content type where it isn't
+        JSON; None where there is no body. `body` is a model or a schema, and `told_as` the content type of answers."""
         extra: dict[str, Any] = {"parameters": [*_path_parameters(path), *_query_parameters(query), *headers]}
         if body is not None:
             extra["requestBody"] = {"required": True, "content": {media: {"schema": self._schema(body)}}}
@@ -92,7 +94,7 @@ class Described:
             summary=summary,
             description=description,
             status_code=min(answers),
-            responses={status: self._answer(status, told) for status, told in answers.items()},
+            responses={status: self._answer(status, told, told_as) for status, told in answers.items()},
             response_class=Response,
             response_model=None,
             openapi_extra=extra,
@@ -115,12 +117,12 @@ class Described:
                 operation["responses"]["default"] = {"description": "What went wrong", "content": content}
         return openapi
 
-    def _answer(self, status: int, told: Told) -> dict[str, Any]:
+    def _answer(self, status: int, told: Told, media: str) -> dict[str, Any]:
         described: dict[str, Any] = {"description": HTTPStatus(status).phrase}
         if isinstance(told, str):
             described["content"] = {told: {"schema": {"type": "string"}}}
         elif told is not None:
-            described["content"] = {answer.JSON: {"schema": self._schema(told)}}
+            described["content"] = {media: {"schema": self._schema(told)}}
         return described
 
     def _schema(self, of: type[BaseModel] | Parameter) -> Parameter:
@@ -133,6 +135,7 @@ class Described:
 def _path_parameters(path: str) -> list[Parameter]:
     return [
         {"name": name, "in": "path", "required": True, "description": PATH[name], "schema": _NAME}
+        | ({"example": _EXAMPLES[name]} if name in _EXAMPLES else {})
         for name in re.findall(r"\{(\w+)", path)
     ]
 

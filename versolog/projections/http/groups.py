@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Any
 
 import orjson
 from pydantic import Field
@@ -18,8 +18,8 @@ from versolog.projections.http.relay import Relay
 from versolog.projections.http.request import (
     AtQuery,
     Flag,
+    Limit,
     Query,
-    Whole,
     read_json,
     read_query,
     segment,
@@ -37,7 +37,7 @@ class GroupsQuery(Query):
 
     prefix: str = Field("", description="Only groups whose name begins so.")
     start: str = Field("", description="Only groups from this name on.")
-    limit: Annotated[Whole, Field(ge=1, le=10_000)] = Field(1_000, description="The most to list in one answer.")
+    limit: Limit = Field(1_000, description="The most to list in one answer.")
     cursor: str | None = Field(None, description="The `cursor` of the answer before, to go on there.")
 
 

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from versolog.projections.http import answer, commits, cursor
 from versolog.projections.http.reads import Place, headers_of, is_unchanging, open_partition, open_place, unknown_row
-from versolog.projections.http.request import AtQuery, Flag, PageQuery, Query, Whole, read_query, segment, wait_s
+from versolog.projections.http.request import WHOLE, AtQuery, Flag, PageQuery, Query, read_query, segment, wait_s
 from versolog.projections.node import Node
 from versolog.projections.partition import Partition
 from versolog.projections.views import View
@@ -54,7 +54,7 @@ class DiffQuery(Query):
     branch: str | None = Field(None, description="The branch that times mean, and the default of `to`.")
     table: str | None = Field(None, description="Only rows of this table; `$tables` shows changed schemas.")
     prefix: str | None = Field(None, description="Only rows whose key begins so.")
-    limit: Annotated[Whole, Field(ge=1, le=DIFF_LIMIT)] = Field(100, description="The most to list in one answer.")
+    limit: Annotated[int, Field(ge=1, le=DIFF_LIMIT), WHOLE] = Field(100, description="The most to list in one answer.")
     cursor: str | None = Field(None, description="The `cursor` of the answer before, to go on there.")
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from starlette.requests import Request
 
 from versolog.projections.http import answer
-from versolog.projections.http.request import AtQuery, Query, seconds, wait_s
+from versolog.projections.http.request import STALENESS_MAX_S, AtQuery, Query, seconds, wait_s
 from versolog.projections.node import Node
 from versolog.projections.partition import Partition
 from versolog.schemas.errors import NotFound
@@ -19,7 +19,6 @@ FORWARDED = "versolog-forwarded"
 """Set on a request that one node passes on to another, so that it's passed on once."""
 STALENESS = "versolog-staleness"
 STALENESS_BOUND = "versolog-staleness-bound"
-STALENESS_MAX_S = 86_400.0
 
 
 class Place(NamedTuple):

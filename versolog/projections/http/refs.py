@@ -10,8 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from versolog.projections.http import answer, commits
-from versolog.projections.http.reads import FORWARDED, STALENESS_MAX_S, Place, open_newest
+from versolog.projections.http.reads import FORWARDED, Place, open_newest
 from versolog.projections.http.request import (
+    STALENESS_MAX_S,
     Asked,
     AtQuery,
     Reference,

@@ -17,10 +17,12 @@ BODY_BYTES_MAX = 4 * 1024 * 1024
 """JSON can say in six bytes what Avro says in one, so a body may be larger than a transaction."""
 WAIT_S = 5.0
 WAIT_MAX_S = 30.0
+STALENESS_MAX_S = 86_400.0
+LIMIT_MAX = 10_000
 
 _PARAMETERS_MAX = 50
 _WHOLE = re.compile(r"[0-9]{1,18}")
-_DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+_DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,99})?([eE][+-]?[0-9]{1,3})?")
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -52,8 +54,10 @@ def _reference(given: Any) -> Any:
     return given
 
 
-Whole = Annotated[int, BeforeValidator(_whole)]
-Seconds = Annotated[float, BeforeValidator(_seconds)]
+WHOLE = BeforeValidator(_whole)
+Wait = Annotated[float, Field(ge=0, le=WAIT_MAX_S), BeforeValidator(_seconds)]
+Staleness = Annotated[float, Field(ge=0, le=STALENESS_MAX_S), BeforeValidator(_seconds)]
+Limit = Annotated[int, Field(ge=1, le=LIMIT_MAX), WHOLE]
 Flag = Annotated[bool, BeforeValidator(_flag)]
 Reference = Annotated[
     str,
@@ -72,10 +76,10 @@ class Asked(BaseModel):
 class Query(Asked):
     """What every read may be asked with."""
 
-    wait: Annotated[Seconds, Field(ge=0, le=WAIT_MAX_S)] | None = Field(
+    wait: Wait | None = Field(
         None, description="How many seconds to wait at most. Also as the header `Versolog-Wait`. Default 5."
     )
-    stale: Annotated[Seconds, Field(ge=0, le=86_400)] | None = Field(
+    stale: Staleness | None = Field(
         None,
         description="Let a node that only follows the group's partition answer, if what it has is no older than so "
         "many seconds. Also as the header `Versolog-Staleness`.",
@@ -97,7 +101,7 @@ class AtQuery(Query):
 class PageQuery(AtQuery):
     """A listing in pages. A cursor names the version it began at, so pages fit together while others write."""
 
-    limit: Annotated[Whole, Field(ge=1, le=10_000)] = Field(100, description="The most to list in one answer.")
+    limit: Limit = Field(100, description="The most to list in one answer.")
     cursor: str | None = Field(None, description="The `cursor` of the answer before, to go on there.")
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from versolog.projections.http import answer, shapes
-from versolog.projections.http.described import READS, SECONDS, TAG, WRITES, Described, header
+from versolog.projections.http.described import READS, SECONDS, TAG, WRITES, Described, Handler, Told, header
 from versolog.projections.http.direct import ROW, ROWS, TRANSACTIONS
 from versolog.projections.http.groups import GroupQuery, Groups, GroupsQuery, SchemaQuery
 from versolog.projections.http.health import Health
@@ -23,6 +23,8 @@ from versolog.projections.http.transactions import OutcomeQuery, WriteQuery, Wri
 
 WRITTEN: dict[int, Any] = {201: shapes.Outcome, 202: shapes.Undecided}
 JSON_OBJECT = {"type": "object"}
+NAMES = {"type": "array", "items": {"type": "string"}}
+VERSIONS = {"type": "array", "items": {"type": "integer"}}
 GROUP = "/v1/groups/{group}"
 TABLE = GROUP + "/tables/{table}"
 ROW_PATH = ROW.replace("{key}", "{key:path}")
@@ -384,21 +386,28 @@ def _proofs(add: Described, proofs: Proofs) -> None:
 
 def _registry(add: Described, registry: Registry) -> None:
     start = "/registry"
-    for path, handler, summary in (
-        ("/schemas/ids/{id}", registry.schema, "A schema by its id"),
-        ("/subjects", registry.subjects, "All subjects"),
-        ("/subjects/{subject}/versions", registry.versions, "The versions of a subject"),
-        ("/subjects/{subject}/versions/{version}", registry.version, "A version of a subject, or `latest`"),
-    ):
-        add("GET", start + path, handler, tag="registry", summary=summary, answers={200: REGISTRY_JSON})
+    routes: tuple[tuple[str, Handler, str, Told], ...] = (
+        ("/schemas/ids/{id}", registry.schema, "A schema by its id", shapes.RegisteredText),
+        ("/subjects", registry.subjects, "All subjects", NAMES),
+        ("/subjects/{subject}/versions", registry.versions, "The versions of a subject", VERSIONS),
+        (
+            "/subjects/{subject}/versions/{version}",
+            registry.version,
+            "A version of a subject, or `latest`",
+            shapes.RegisteredVersion,
+        ),
+    )
+    for path, handler, summary, told in routes:
+        add("GET", start + path, handler, tag="registry", summary=summary, answers={200: told}, told_as=REGISTRY_JSON)
     add(
         "POST",
         start + "/subjects/{subject}",
         registry.lookup,
         tag="registry",
         summary="Whether a schema is registered",
-        body=JSON_OBJECT,
-        answers={200: REGISTRY_JSON},
+        body=shapes.RegisteredText,
+        answers={200: shapes.RegisteredVersion},
+        told_as=REGISTRY_JSON,
     )
 
 

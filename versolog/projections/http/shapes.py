@@ -202,6 +202,22 @@ class Problem(BaseModel):
     code: str
 
 
+class RegisteredText(Shape):
+    """A schema's JSON as it was registered."""
+
+    schema_: Annotated[str, Field(alias="schema")]
+
+
+class RegisteredVersion(Shape):
+    """A schema as one version of a subject."""
+
+    subject: Name
+    version: Version
+    id: Version
+    schema_type: Annotated[Literal["AVRO"], Field(alias="schemaType")]
+    schema_: Annotated[str, Field(alias="schema")]
+
+
 class RegistryProblem(Shape):
     """An error as Confluent's registry tells it."""
 

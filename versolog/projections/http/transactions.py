@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Any
 from urllib.parse import quote
 
 from pydantic import Field
@@ -18,10 +18,9 @@ from versolog.projections.http.reads import FORWARDED, open_partition
 from versolog.projections.http.relay import Relay
 from versolog.projections.http.request import (
     BODY_BYTES_MAX,
-    WAIT_MAX_S,
     Asked,
     Query,
-    Seconds,
+    Wait,
     read_json,
     read_query,
     segment,
@@ -45,7 +44,7 @@ FLUSH_BYTES = 64 * 1024
 class WriteQuery(Asked):
     """How long to wait for the outcome."""
 
-    wait: Annotated[Seconds, Field(ge=0, le=WAIT_MAX_S)] | None = Field(
+    wait: Wait | None = Field(
         None,
         description="How many seconds to wait for the outcome at most. Also as the header `Versolog-Wait`. Default 5. "
         "Without an outcome by then the answer is 202, and the transaction is decided later.",
