@@ -23,7 +23,7 @@ def kafka(broker: RealBroker) -> dict[str, Any]:
 
 @pytest.fixture
 def admin(kafka: dict[str, Any]) -> AdminClient:
-    return AdminClient(kafka)
+    return AdminClient({**kafka, "log_level": 0})
 
 
 @pytest.fixture

@@ -129,7 +129,7 @@ def test_a_transaction_is_a_record_that_any_kafka_client_can_read(broker: RealBr
 
 def test_librdkafkas_own_partitioner_agrees(broker: RealBroker, topics: Topics) -> None:
     placed: dict[str, int | None] = {}
-    kafka = KafkaProducer({"bootstrap.servers": broker.bootstrap, "partitioner": "murmur2_random"})
+    kafka = KafkaProducer({"log_level": 0, "bootstrap.servers": broker.bootstrap, "partitioner": "murmur2_random"})
 
     def delivered(error: KafkaError | None, message: Message) -> None:
         placed[str(message.key(), "utf-8")] = message.partition()  # type: ignore[arg-type]
@@ -502,7 +502,7 @@ def test_a_service_may_write_inside_a_kafka_transaction_of_its_own(
     broker: RealBroker, topics: Topics, decider: Decider
 ) -> None:
     tx = put()
-    kafka = KafkaProducer({"bootstrap.servers": broker.bootstrap, "transactional.id": uuid.uuid4().hex})
+    kafka = KafkaProducer({"log_level": 0, "bootstrap.servers": broker.bootstrap, "transactional.id": uuid.uuid4().hex})
     kafka.init_transactions(WITHIN_S)
     with Producer(broker.bootstrap, prefix=topics.prefix) as p:
         kafka.begin_transaction()

@@ -128,7 +128,7 @@ def test_an_id_that_nobody_registered_is_malformed(registry: TopicRegistry, sche
 
 
 def test_garbage_in_the_topic_is_left_out(kafka: dict[str, Any], topics: Topics, registry: TopicRegistry) -> None:
-    producer = Producer(kafka)
+    producer = Producer({**kafka, "log_level": 0})
     for key, value in (
         (b"{", b"x"),
         (b"[]", b"x"),
@@ -274,7 +274,7 @@ def test_confluents_own_deserializer_reads_our_topics(
         TransactionProducer(kafka["bootstrap.servers"], prefix=topics.prefix) as p,
     ):
         p.send(tx).outcome()
-    producer = Producer(kafka)
+    producer = Producer({**kafka, "log_level": 0})
     producer.produce(topics.commits, Codec(registry).write(COMMIT, commit()), partition=0)
     producer.flush(WITHIN_S)
     with http_server(registry_over_http(registry)) as url, SchemaRegistryClient({"url": url}) as client:
