@@ -152,7 +152,7 @@ def _version_of(log: Log, scratch: Path, at: str, group: str) -> int:
     """What version a reference names now: asked of the log, so that a replay needs no live store."""
     number = partition_of(group, log.ids.partitions)
     try:
-        _fold_one(log, scratch, number, Wanted(group), None)
+        _Folder(log, scratch, Wanted(group)).fold(number, None)
         with closing(Store.open(scratch / f"partition-{number}", partition=number, read_only=True)) as store:
             return resolve(store, group, at).version
     finally:
@@ -197,7 +197,26 @@ def _clock(log: Log, ends: Ends, codec: Codec, number: int) -> int:
 
 # Folding, one partition a task, on all cores
 
-_heard: Any = None
+
+class _Folder:
+    """Folds one partition after the other, over the same connections."""
+
+    def __init__(self, log: Log, directory: Path, wanted: Wanted) -> None:
+        self._log, self._directory, self._wanted = log, directory, wanted
+        self._codec, self._ends = Codec(log.registry()), Ends(log.kafka)
+        directory.mkdir(parents=True, exist_ok=True)
+
+    def fold(self, number: int, progress: Callable[[int], None] | None) -> int:
+        """Fold the partition; answers the commits folded."""
+        log, path = self._log, self._directory / f"partition-{number}"
+        with closing(Store.open(path, partition=number, codec=self._codec, identity=log.ids.identity)) as store:
+            tail = ReplayTail(store, log.topics, self._codec, self._wanted)
+            catch_up(tail, log.kafka, log.topics, self._ends, progress)
+            return tail.commits
+
+
+_folder: _Folder
+_heard: Any
 
 
 def _fold_all(
@@ -207,15 +226,26 @@ def _fold_all(
     ends = Ends(log.kafka).stable([(topic, n) for n in numbers for topic in (log.topics.commits, log.topics.outcomes)])
     told = _Told(sum(ends.values()), progress)
     if processes == 1 or len(numbers) == 1:
-        return sum(_fold_one(log, directory, number, wanted, told.add) for number in numbers)
+        folder = _Folder(log, directory, wanted)
+        return sum(folder.fold(number, told.add) for number in numbers)
     context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager:
-        heard = manager.Queue()
-        with ProcessPoolExecutor(min(processes, len(numbers)), context, _hear, (heard,)) as pool:
-            busy_first = sorted(numbers, key=lambda number: -ends[log.topics.commits, number])
-            tasks = [pool.submit(_fold_in_process, log, directory, number, wanted) for number in busy_first]
-            _pass_on(heard, tasks, told)
-            return sum(task.result() for task in tasks)
+    heard: Any = context.Queue()
+    busy_first = sorted(numbers, key=lambda number: -ends[log.topics.commits, number])
+    begin = (log, directory, wanted, heard)
+    with ProcessPoolExecutor(min(processes, len(numbers)), context, _begin, begin) as pool:
+        tasks = [pool.submit(_fold_in_process, number) for number in busy_first]
+        _pass_on(heard, tasks, told)
+        return sum(task.result() for task in tasks)
+
+
+def _begin(log: Log, directory: Path, wanted: Wanted, heard: Any) -> None:
+    """Make one process of the pool ready for its tasks."""
+    global _folder, _heard
+    _folder, _heard = _Folder(log, directory, wanted), heard
+
+
+def _fold_in_process(number: int) -> int:
+    return _folder.fold(number, _heard.put)
 
 
 def _pass_on(heard: Any, tasks: Sequence[Future[int]], told: _Told) -> None:
@@ -239,25 +269,6 @@ class _Told:
         self._records += records
         if self._progress is not None:
             self._progress(self._records, self._about)
-
-
-def _hear(heard: Any) -> None:
-    global _heard  # a pool's initializer has no other way to hand something to its tasks
-    _heard = heard
-
-
-def _fold_in_process(log: Log, directory: Path, number: int, wanted: Wanted) -> int:
-    return _fold_one(log, directory, number, wanted, _heard.put)
-
-
-def _fold_one(log: Log, directory: Path, number: int, wanted: Wanted, progress: Callable[[int], None] | None) -> int:
-    codec = Codec(log.registry())
-    path = directory / f"partition-{number}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with closing(Store.open(path, partition=number, codec=codec, identity=log.ids.identity)) as store:
-        tail = ReplayTail(store, log.topics, codec, wanted)
-        catch_up(tail, log.kafka, log.topics, Ends(log.kafka), progress)
-        return tail.commits
 
 
 def _with_digest(directory: Path, manifest: Manifest) -> Manifest:
