@@ -87,7 +87,8 @@ class Worker:
         place = self.partitions[partition]
         if (ending := self._ending.get(partition)) is not None:
             await asyncio.wait({ending})
-        place.role, place.error = "recovering", None
+        if place.role != "stopped":  # what stopped it is shown until it is over
+            place.role, place.error = "recovering", None
         await self._stop_following(partition)
         committer = self._committers.get(partition)
         if committer is None:
