@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from decimal import Context, Decimal, Inexact, Overflow
 from functools import lru_cache
 from typing import Any
 
 from versolog.schemas.codec import Record
-from versolog.schemas.documents import INT64_MAX, INT64_MIN, Document, from_text, merge_patch, row_from_text, to_bytes
+from versolog.schemas.documents import (
+    DECIMAL,
+    INT64_MAX,
+    INT64_MIN,
+    Document,
+    from_text,
+    merge_patch,
+    row_from_text,
+    to_bytes,
+)
 from versolog.schemas.errors import VersologError, refusal
 from versolog.schemas.limits import ROW_BYTES_MAX
 from versolog.schemas.tables import TableSchema, misfit, table_schema
 from versolog.streams.state import SETTINGS_TABLE, Level, State
 from versolog.streams.versions import row_at, rows_at
 
-_DECIMAL = re.compile(r"-?\d{1,60}(\.\d{1,60})?")
 _EXACT = Context(prec=120, traps=[Inexact, Overflow])
 
 
@@ -141,7 +148,7 @@ def _added(base: Any, amount: Any, path: str) -> Any:
         return total
     exact = _EXACT.add(_decimal(0 if base is None else base, path), _decimal(amount, path))
     text = format(exact, "f")
-    if not _DECIMAL.fullmatch(text):
+    if not DECIMAL.fullmatch(text):
         raise refusal("overflow", f"{path} would have more than 60 digits on a side of the point", path=path)
     return text
 
@@ -153,7 +160,7 @@ def _is_int(value: Any) -> bool:
 def _decimal(value: Any, path: str) -> Decimal:
     if _is_int(value):
         return Decimal(value)
-    if isinstance(value, str) and _DECIMAL.fullmatch(value):
+    if isinstance(value, str) and DECIMAL.fullmatch(value):
         return Decimal(value)
     raise refusal(
         "not-a-number",

@@ -259,6 +259,8 @@ class Committer:
                 continue
             decision = decide(overlay, one, self._partition, self._partitions)
             open_.decisions.append(decision)
+            if decision.code == "undecidable":
+                self._log.error("undecidable", offset=one.offset, id=decision.transaction_id)
             open_.bytes += len(decision.outcome)
             for sealed in decision.commits:
                 for piece in sealed.pieces:
@@ -272,13 +274,14 @@ class Committer:
         """The record as deciding sees it; None for a tick, which asks for nothing."""
         self._next_offset = record.offset + 1
         self._clock = max(self._clock, record.timestamp)
+        body = record.value or b""
         try:
             schema_id, body = avro.unframe(record.value)
             if not self._codec.knows(schema_id):
                 raise Malformed(f"no schema is registered as {schema_id}")
             schema, transaction = self._codec.read(record.value, TRANSACTION, TICK)
         except VersologError as fault:
-            return Asked(record.offset, self._clock, intent_hash(record.value or b""), None, fault)
+            return Asked(record.offset, self._clock, intent_hash(body), None, fault)
         if schema is TICK:
             return None
         return Asked(record.offset, self._clock, intent_hash(body), transaction)

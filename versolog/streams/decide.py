@@ -18,6 +18,7 @@ from versolog.schemas.limits import (
     TYPE_BYTES_MAX,
     check_name,
 )
+from versolog.schemas.times import MICROS_MAX, MICROS_MIN
 from versolog.schemas.topics import partition_of
 from versolog.schemas.written import commit_body, outcome_body
 from versolog.streams.chain import commit_hash
@@ -32,6 +33,10 @@ OUTCOME = codec.schema("Outcome")
 
 PIECE_BYTES_MAX = RECORD_BYTES_MAX - 64 * 1024
 """The changes of one piece; the rest is for its header, whose parts have limits of their own."""
+
+
+_MISTAKES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What pure code raises of its own accord; a broken invariant (AssertionError) or store stops the partition instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +102,10 @@ def decide(overlay: Overlay, asked: Asked, partition: int, partitions: int) -> D
         effects = [_effect(ground, part) for ground, part in zip(grounds, parts, strict=True)]
     except VersologError as error:
         decision = _refused(asked, transaction_id, parts, error)
+    except _MISTAKES as mistake:
+        # A mistake of ours, met by this transaction: refusing it is a fact like any other, and the partition goes on.
+        reason = f"deciding it failed with {type(mistake).__name__}: {mistake}; please report this"
+        decision = _refused(asked, transaction_id, parts, refusal("undecidable", reason))
     else:
         decision = _committed(asked, transaction, grounds, effects)
         for sealed in decision.commits:
@@ -118,6 +127,9 @@ def _check_form(transaction: Record, partition: int, partitions: int) -> None:
         text = transaction[field]
         if len(text) * 4 > limit and len(text.encode()) > limit:
             raise refusal("too-large", f"{field} has over {limit:,} bytes", field=field, limit=limit)
+    occurred_at = transaction["occurred_at"]
+    if occurred_at is not None and not MICROS_MIN <= occurred_at <= MICROS_MAX:
+        raise refusal("invalid", "occurred_at is not within the years 1 to 9999", field="occurred_at")
     parts = transaction["parts"]
     if not parts:
         raise refusal("invalid", "the transaction names no group", field="parts")
