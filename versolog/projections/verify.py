@@ -228,11 +228,11 @@ class Verifier:
     def _agree(self, offset: int, group: str, version: int, hash_: bytes) -> None:
         """Compare what a commit (`offset` ≥ 0) or an outcome says of a version with what the other does."""
         if offset >= 0:
-            other = self._agreement.commit(group, version, offset, hash_)
+            named, computed = self._agreement.commit(group, version, offset, hash_), hash_
         else:
-            other = self._agreement.outcome(group, version, hash_)
-        if other is not None:
-            named, computed = (other, hash_) if offset >= 0 else (hash_, other)
+            offset, computed = self._agreement.outcome(group, version, hash_)
+            named = hash_
+        if named is not None and not named.startswith(computed):
             self._find("log", offset, group, version, "the commit is not the one that the outcome names",
                        named.hex(), computed.hex())  # fmt: skip
 
@@ -276,23 +276,21 @@ class _Agreement:
         return bool(self.unnamed or self.named)
 
     def commit(self, group: str, version: int, offset: int, hash_: bytes) -> bytes | None:
-        """Take a commit; answers the hash that an outcome named where it is another."""
+        """Take a commit; answers the hash that an outcome named, if one did."""
         named = self.named.pop((group, version), None)
         if self.takes_new:
             prefixes = self._prefixes.setdefault(group, bytearray())
             if len(prefixes) == (version - 1) * PREFIX_BYTES:  # else a version is missing, which is found elsewhere
                 prefixes += hash_[:PREFIX_BYTES]
             if named is None:
-                self.unnamed[group, version] = offset
-        return None if named == hash_ else named
+                self.unnamed.setdefault((group, version), offset)
+        return named
 
-    def outcome(self, group: str, version: int, hash_: bytes) -> bytes | None:
-        """Take what an outcome says of a version; answers the hash (or its beginning) that was known, if another."""
+    def outcome(self, group: str, version: int, hash_: bytes) -> tuple[int, bytes]:
+        """Take what an outcome says of a version; answers the offset of the commit, or -1, and the beginning of its
+        hash, as far as it is known: nothing where it wasn't read yet."""
         start = (version - 1) * PREFIX_BYTES
         known = bytes(self._prefixes.get(group, b"")[start : start + PREFIX_BYTES])
         if known:
-            self.unnamed.pop((group, version), None)
-            return None if known == hash_[:PREFIX_BYTES] else known
-        if self.takes_new:
-            known = self.named.setdefault((group, version), hash_)
-        return None if known in (b"", hash_) else known
+            return self.unnamed.pop((group, version), -1), known
+        return -1, self.named.setdefault((group, version), hash_) if self.takes_new else b""
