@@ -168,8 +168,14 @@ class House:
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         hooks: dict[str, list[Callable[..., Any]]] = {"response": [held]}
         async with httpx.AsyncClient(transport=transport, base_url="http://node", event_hooks=hooks) as client:
-            held.learn((await client.get("/openapi.json")).json())
+            if not _documented:
+                _documented.update((await client.get("/openapi.json")).json())
+            held.learn(_documented)
             yield client
+
+
+_documented: dict[str, Any] = {}
+"""The OpenAPI document, which is the same for every house."""
 
 
 class Held:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -120,19 +121,21 @@ def _fastapi(described: Described, relay: Relay, lifespan: Any) -> FastAPI:
         api.add_exception_handler(kind, problem)
     api.add_exception_handler(Elsewhere, pass_on)
     api.include_router(described.router)
-    document = described.complete(api.openapi())
-    _serve_reference(api, document)
+    _serve_reference(api, described)
     return api
 
 
-def _serve_reference(api: FastAPI, document: dict[str, Any]) -> None:
-    text, page = answer.text(document), reference.page(document)
+def _serve_reference(api: FastAPI, described: Described) -> None:
+    @cache
+    def document() -> dict[str, Any]:
+        return described.complete(api.openapi())
 
     async def openapi(request: Request) -> Response:
-        return answer.document(text)
+        return answer.document(document())
 
     async def docs(request: Request) -> Response:
-        return HTMLResponse(page, headers={"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"})
+        policy = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"}
+        return HTMLResponse(reference.page(document()), headers=policy)
 
     api.add_route("/openapi.json", openapi, methods=["GET"])
     api.add_route("/docs", docs, methods=["GET"])
