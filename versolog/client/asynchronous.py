@@ -263,7 +263,12 @@ class AsyncClient:
         headers = calls.headers_of(call, self._written, self._timeout_s)
         try:
             return await self._http.request(
-                call.method, call.path, params=dict(call.query) or None, content=call.body, headers=headers
+                call.method,
+                call.path,
+                params=dict(call.query) or None,
+                content=call.body,
+                headers=headers,
+                timeout=max(call.timeout_s, self._timeout_s),
             )
         except httpx.TransportError as error:
             raise calls.no_answer(error, self._http.base_url) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from http import HTTPStatus
 from typing import Any, Generic, TypeVar
@@ -54,6 +54,8 @@ At = str | int | datetime | None
 Json = dict[str, Any]
 
 TIMEOUT_S = 10.0
+SLOW_TIMEOUT_S = 600.0
+"""For what reads a whole group or more."""
 RETRY_FOR_S = 30.0
 PAGE_ROWS = 1_000
 PAGE_COMMITS = 100
@@ -89,6 +91,8 @@ class Call(Generic[Answer]):
     body: bytes | None = None
     group: str | None = None
     """The group that is read: the answer shall hold what was written to it before."""
+    timeout_s: float = 0.0
+    """How long one try may take, where that is longer than the client's own time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +262,8 @@ def groups(prefix: str, cursor: str | None) -> Call[Page[GroupHead]]:
 
 
 def group(name: str, at: At, count: bool) -> Call[Group]:
-    return _read(name, "", Group.from_json, at=at, count="true" if count else None)
+    told = _read(name, "", Group.from_json, at=at, count="true" if count else None)
+    return replace(told, timeout_s=SLOW_TIMEOUT_S) if count else told
 
 
 def branches(group: str, at: At) -> Call[list[Branch]]:
@@ -274,7 +279,7 @@ def schema(group: str, table: str, at: At, branch: str | None) -> Call[TableSche
 
 
 def verify(group: str) -> Call[Verified]:
-    return _read(group, "/verify", Verified.from_json)
+    return replace(_read(group, "/verify", Verified.from_json), timeout_s=SLOW_TIMEOUT_S)
 
 
 def digest(group: str | None, at: At) -> Call[str]:
@@ -283,8 +288,8 @@ def digest(group: str | None, at: At) -> Call[str]:
         return computed
 
     if group is None:
-        return Call("GET", "/v1/digest", _json(read), _query(at=at))
-    return _read(group, "/digest", read, at=at)
+        return Call("GET", "/v1/digest", _json(read), _query(at=at), timeout_s=SLOW_TIMEOUT_S)
+    return replace(_read(group, "/digest", read, at=at), timeout_s=SLOW_TIMEOUT_S)
 
 
 def _read(group: str, path: str, read: Callable[[Any], Answer], **query: Any) -> Call[Answer]:

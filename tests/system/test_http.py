@@ -1,0 +1,205 @@
+"""The HTTP API on real workers and a real log."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from datetime import timedelta
+from typing import Any
+
+import orjson
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.schema_registry import SchemaRegistryClient
+from confluent_kafka.schema_registry.avro import AvroDeserializer
+from confluent_kafka.serialization import MessageField, SerializationContext
+
+from tests.cluster import Cluster, eventually
+from tests.conftest import RealBroker
+from versolog import Client, Transaction
+from versolog.schemas.errors import Conflict, PreconditionFailed
+
+GROUPS = [f"guild/{number} ü" for number in range(8)]
+
+
+@pytest.fixture
+def two(cluster: Cluster) -> Iterator[tuple[Client, Client]]:
+    """Clients of two workers that share the partitions."""
+    for name in ("w1", "w2"):
+        cluster.start(name)
+    eventually(lambda: all(worker.owned() for worker in cluster.running()), 60, "both workers own a partition")
+    cluster.owned()
+    with Client(cluster.workers["w1"].url) as one, Client(cluster.workers["w2"].url) as other:
+        yield one, other
+
+
+@pytest.fixture
+def db(cluster: Cluster) -> Iterator[Client]:
+    worker = cluster.start()
+    cluster.owned()
+    with Client(worker.url) as client:
+        yield client
+
+
+def test_any_worker_writes_and_reads_any_group(cluster: Cluster, two: tuple[Client, Client]) -> None:
+    one, other = two
+    for group in GROUPS:
+        outcome = one.put(group, "t", "a/b", {"n": 1})
+        read = other.row(group, "t", "a/b", at=outcome.version)
+        assert read.row == {"n": 1}
+        assert other.row(group, "t", "a/b", at=read.committed_at).version == 1
+        with pytest.raises(PreconditionFailed):
+            other.transaction(group).put("t", "a/b", {}).expect_absent("t", "a/b").send()
+        assert one.outcome(outcome.transaction_id) == other.outcome(outcome.transaction_id, group)
+        assert other.verify(group).ok
+    assert [head.group for head in one.groups()] == [head.group for head in other.groups()] == sorted(GROUPS)
+    assert one.digest() == other.digest()
+
+
+def test_a_write_is_seen_by_the_next_read_whatever_worker_answers(two: tuple[Client, Client]) -> None:
+    one, other = two
+    group = GROUPS[0]
+    for number in range(100):
+        token = one.put(group, "t", "k", {"n": number}).token
+        for client in (one, other):
+            read = client._http.get(
+                "/v1/groups/guild%2F0%20%C3%BC/tables/t/rows/k",
+                headers={"versolog-token": token, "versolog-staleness": "9"},
+            )
+            assert read.json()["row"] == {"n": number}
+
+
+def test_a_time_is_read_from_an_idle_partition_and_stays_as_it_is(db: Client) -> None:
+    first = db.put("g", "t", "k", {"n": 1})
+    at = db.row("g", "t", "k").committed_at + timedelta(milliseconds=1)
+
+    def passed() -> bool:
+        answer = db._http.get("/v1/groups/g/tables/t/rows/k", params={"at": at.isoformat()})
+        return answer.status_code == 200
+
+    eventually(passed, 10, "the moment is closed")
+    assert db.row("g", "t", "k", at=at).version == first.version
+    db.put("g", "t", "k", {"n": 2})
+    assert db.row("g", "t", "k", at=at).row == {"n": 1}
+
+
+def test_the_same_id_a_hundred_times_over_http_and_kafka_is_one_commit(cluster: Cluster, db: Client) -> None:
+    def tx() -> Transaction:
+        return Transaction("g", id="once").add("t", "sum", {"n": 1})
+
+    with cluster.producer() as producer, ThreadPoolExecutor(50) as threads:
+        asked = [threads.submit(db.send, tx()) for _ in range(50)]
+        asked += [threads.submit(lambda: producer.send(tx()).outcome(timeout_s=30)) for _ in range(50)]
+        outcomes = [future.result() for future in asked]
+    assert len({(outcome.version, outcome.hash, outcome.committed_at) for outcome in outcomes}) == 1
+    assert db.row("g", "t", "sum").row == {"n": 1}
+    with pytest.raises(Conflict):
+        db.put("g", "t", "sum", {"n": 7}, id="once")
+
+
+def test_racing_writers_that_expect_what_they_read_lose_no_update(db: Client) -> None:
+    keys = [f"k{number}" for number in range(5)]
+    for key in keys:
+        db.put("g", "t", key, {"n": 0})
+    refused: Counter[str] = Counter()
+    overtaken: list[bool] = []
+    lock = threading.Lock()
+
+    def race(writer: int) -> None:
+        with Client(str(db._http.base_url)) as own:
+            for turn in range(100):
+                key = keys[(turn + writer) % len(keys)]
+                row = own.row("g", "t", key)
+                tx = own.transaction("g", author=f"writer {writer}").put("t", key, {"n": row.row["n"] + 1})
+                try:
+                    tx.expect("t", key, row.version).send()
+                except PreconditionFailed as error:
+                    with lock:
+                        refused[key] += 1
+                    overtaken.append(error.facts["found"] > row.version)
+
+    writers = [threading.Thread(target=race, args=(writer,)) for writer in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    rows = {row.key: row.row["n"] for row in db.rows("g", "t")}
+    assert all(overtaken)
+    assert sum(rows.values()) + refused.total() == 400
+    for key in keys:
+        counts = [past.row["n"] for past in db.history("g", "t", key) if past.row is not None]
+        assert counts == list(range(rows[key], -1, -1))
+
+
+def test_a_body_of_50_mb_is_refused_and_the_worker_goes_on(db: Client) -> None:
+    def endless() -> Iterator[bytes]:
+        for _ in range(50):
+            yield b" " * 1_000_000
+
+    for content in (b" " * 50_000_000, endless()):
+        answer = db._http.post("/v1/transactions", content=content)
+        assert (answer.status_code, answer.json()["code"]) == (413, "too-large")
+    assert db.put("g", "t", "k", {}).version == 1
+
+
+def test_a_batch_over_all_groups_keeps_its_order(two: tuple[Client, Client]) -> None:
+    one, other = two
+    asked = [Transaction(GROUPS[n % len(GROUPS)], id=f"t-{n}").put("t", f"k{n:05}", {"n": n}) for n in range(4_000)]
+    outcomes = list(one.send_many(asked))
+    assert [outcome.transaction_id for outcome in outcomes] == [tx.id for tx in asked]
+    assert all(outcome.committed for outcome in outcomes)
+    for group in GROUPS:
+        of_group = [outcome.version for outcome in outcomes if outcome.parts[0].group == group]
+        assert of_group == list(range(1, len(of_group) + 1))
+    assert list(other.send_many(asked)) == outcomes
+
+
+def test_confluents_deserializer_reads_each_commit_once_in_order(
+    cluster: Cluster, db: Client, broker: RealBroker
+) -> None:
+    asked = [Transaction(f"g{n % 3}", id=f"t-{n}").put("t", "k", {"n": n}) for n in range(500)]
+    assert all(outcome.committed for outcome in db.send_many(asked))
+    url = f"{str(db._http.base_url).rstrip('/')}/registry"
+    settings = {
+        "bootstrap.servers": broker.bootstrap,
+        "group.id": cluster.prefix,
+        "enable.auto.commit": False,
+        "auto.offset.reset": "earliest",
+        "isolation.level": "read_committed",
+    }
+    topic = cluster.topics.commits
+    found: list[dict[str, Any]] = []
+    with SchemaRegistryClient({"url": url}) as registry, closing(Consumer(settings)) as consumer:
+        decode: Callable[..., Any] = AvroDeserializer(registry)
+        consumer.assign([TopicPartition(topic, number, 0) for number in range(cluster.partitions)])
+
+        def read() -> bool:
+            for message in consumer.consume(500, 0.2):
+                assert message.error() is None
+                found.append(decode(message.value(), SerializationContext(topic, MessageField.VALUE)))
+            return len(found) >= 500
+
+        eventually(read, 30, "all commits are read")
+    assert sorted(commit["transaction_id"] for commit in found) == sorted(tx.id for tx in asked)
+    for group in ("g0", "g1", "g2"):
+        versions = [commit["version"] for commit in found if commit["group"] == group]
+        assert versions == list(range(1, len(versions) + 1))
+    assert orjson.loads(found[0]["changes"][0]["row"]).keys() == {"n"}
+
+
+def test_unreadable_things_are_typed_errors_and_the_worker_goes_on(db: Client) -> None:
+    http = db._http
+    for method, path, content, status in (
+        ("POST", "/v1/transactions", b"{", 400),
+        ("POST", "/v1/transactions", b'{"group": "g", "colour": 1}', 422),
+        ("GET", "/v1/groups/nobody", None, 404),
+        ("GET", "/v1/groups?cursor=AAAA", None, 400),
+        ("GET", "/v1/groups/%FF", None, 400),
+        ("PATCH", "/v1/groups", None, 405),
+    ):
+        answer = http.request(method, path, content=content)
+        assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), answer.text
+    assert http.get("/livez").json() == {"status": "live"}
