@@ -20,10 +20,14 @@ log = structlog.get_logger("versolog.lag")
 
 
 class _Known(NamedTuple):
-    """The ends of a partition's two topics, and when they were asked for (`time.monotonic()`)."""
+    """The ends of a partition's topics, and when they were asked for (`time.monotonic()`)."""
 
     commits: int
     outcomes: int
+    transactions: int
+    """Its last stable offset: up to there it can be decided."""
+    open: int
+    """Records of transactions after that, held up by a service's Kafka transaction that is still open."""
     asked_at_s: float
 
 
@@ -58,6 +62,19 @@ class Lag:
         store = here.store
         return _missing(ends.commits, store.next_commit_offset) + _missing(ends.outcomes, store.next_outcome_offset)
 
+    def undecided(self, partition: int) -> int | None:
+        """Transactions in the log that are not known here to be decided; None while that isn't known."""
+        ends, here = self._ends.get(partition), self._partitions.get(partition)
+        if ends is None or here is None:
+            return None
+        checkpoint = here.store.checkpoint
+        return max(0, ends.transactions - (0 if checkpoint is None else int(checkpoint["next_offset"])))
+
+    def held_up(self, partition: int) -> int | None:
+        """Records that wait for a service to end its own Kafka transaction; None while that isn't known."""
+        ends = self._ends.get(partition)
+        return None if ends is None else ends.open
+
     def staleness_s(self, partition: int) -> float | None:
         """For how long something may have been committed that is not here; None while that isn't known."""
         self._note_current(partition)
@@ -67,11 +84,19 @@ class Lag:
     async def _ask(self, log_ends: Ends, topics: Topics) -> None:
         numbers = list(self._partitions)
         asked_at_s = time.monotonic()
-        places = [(topic, number) for number in numbers for topic in (topics.commits, topics.outcomes)]
-        ends = await asyncio.to_thread(log_ends.stable, places)
+        every = (topics.commits, topics.outcomes, topics.transactions)
+        ends = await asyncio.to_thread(log_ends.stable, [(topic, number) for number in numbers for topic in every])
+        last = await asyncio.to_thread(log_ends.last, [(topics.transactions, number) for number in numbers])
         for number in numbers:
             self._note_current(number)  # by the former ends, which these replace
-            self._ends[number] = _Known(ends[topics.commits, number], ends[topics.outcomes, number], asked_at_s)
+            transactions = ends[topics.transactions, number]
+            self._ends[number] = _Known(
+                commits=ends[topics.commits, number],
+                outcomes=ends[topics.outcomes, number],
+                transactions=transactions,
+                open=max(0, last[topics.transactions, number] - transactions),
+                asked_at_s=asked_at_s,
+            )
 
     def _note_current(self, partition: int) -> None:
         ends = self._ends.get(partition)

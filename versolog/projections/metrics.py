@@ -6,7 +6,7 @@ import collections
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -29,6 +29,12 @@ class PartitionState(NamedTuple):
     """Records of `commits` and `outcomes` not folded yet; None while the ends of the log aren't known."""
     lag_s: float | None
     """For how long what is here may be behind the log; None while that isn't known."""
+    undecided_offsets: int | None
+    """Transactions in the log that are not known here to be decided."""
+    held_up_offsets: int | None
+    """Transactions that can't be decided before a service ends its own Kafka transaction."""
+    store_bytes: int
+    """What its store takes on the disk."""
 
 
 class Counted:
@@ -92,8 +98,15 @@ class HttpMetrics:
             "versolog_http_transactions_total", "Transactions sent through this node, by how they ended.", ["outcome"],
             registry=registry,
         )  # fmt: skip
+        self._under_way = Gauge(
+            "versolog_http_transactions_under_way", "Transactions that wait for their outcome here.", registry=registry
+        )
         self._known: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._known_outcomes: dict[str, Counter] = {}
+
+    def watch(self, under_way: Callable[[], int]) -> None:
+        """Ask `under_way` for the number of transactions that wait."""
+        self._under_way.set_function(under_way)
 
     def answered(self, route: str, method: str, status: int, took_s: float) -> None:
         """Count one answer."""
@@ -119,26 +132,36 @@ class PartitionMetrics(Collector):
         self._states = states
 
     def collect(self) -> Iterator[Metric]:
-        """The gauges, one sample for each partition (and role)."""
+        """The gauges, one sample for each partition (and role); none for what isn't known."""
+        states = list(self._states())
         role = GaugeMetricFamily(
             "versolog_partition_role", "1 for what this worker is to the partition.", labels=["partition", "role"]
         )
-        offsets = GaugeMetricFamily(
-            "versolog_partition_lag_offsets", "Records of the log not folded here yet.", labels=["partition"]
-        )
-        seconds = GaugeMetricFamily(
-            "versolog_partition_lag_seconds", "How old what is here may be.", labels=["partition"]
-        )
-        folded = GaugeMetricFamily(
-            "versolog_partition_next_commit_offset", "The next record of commits to fold here.", labels=["partition"]
-        )
-        for state in self._states():
-            number = str(state.number)
+        for state in states:
             for name in ROLES:
-                role.add_metric([number, name], 1.0 if state.role == name else 0.0)
-            folded.add_metric([number], state.next_commit_offset)
-            if state.lag_offsets is not None:
-                offsets.add_metric([number], state.lag_offsets)
-            if state.lag_s is not None:
-                seconds.add_metric([number], state.lag_s)
-        yield from (role, offsets, seconds, folded)
+                role.add_metric([str(state.number), name], 1.0 if state.role == name else 0.0)
+        yield role
+        for name, help_text, value_of in _GAUGES:
+            gauge = GaugeMetricFamily(f"versolog_partition_{name}", help_text, labels=["partition"])
+            for state in states:
+                if (value := value_of(state)) is not None:
+                    gauge.add_metric([str(state.number)], value)
+            yield gauge
+
+
+_GAUGES: tuple[tuple[str, str, Callable[[PartitionState], float | None]], ...] = (
+    ("lag_offsets", "Records of the log not folded here yet.", lambda state: state.lag_offsets),
+    ("lag_seconds", "How old what is here may be.", lambda state: state.lag_s),
+    (
+        "undecided_offsets",
+        "Transactions in the log not known here to be decided.",
+        lambda state: state.undecided_offsets,
+    ),
+    (
+        "held_up_offsets",
+        "Transactions that wait for a service to end its own Kafka transaction.",
+        lambda state: state.held_up_offsets,
+    ),
+    ("store_bytes", "What its store takes on the disk.", lambda state: state.store_bytes),
+    ("next_commit_offset", "The next record of commits to fold here.", lambda state: state.next_commit_offset),
+)

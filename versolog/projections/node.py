@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from versolog.projections.intake import Intake
@@ -86,13 +86,16 @@ class Node:
         owners: Owners,
         own_url: str,
         lag: Lag,
+        outage: Callable[[], str | None] = lambda: None,
     ) -> None:
+        """`outage` says why this worker takes no part in the group just now; None while it does."""
         self.partitions = partitions
         self.count = count
         self.codec = codec
         self.owners = owners
         self.own_url = own_url
         self.lag = lag
+        self.outage = outage
         self._intake = intake
         self.under_way = 0
         """Transactions that wait for their outcome here."""
@@ -113,6 +116,9 @@ class Node:
                 next_commit_offset=partition.store.next_commit_offset,
                 lag_offsets=self.lag.offsets(number),
                 lag_s=self.lag.staleness_s(number),
+                undecided_offsets=self.lag.undecided(number),
+                held_up_offsets=self.lag.held_up(number),
+                store_bytes=partition.store.disk_bytes(),
             )
             for number, partition in sorted(self.partitions.items())
         ]

@@ -60,6 +60,7 @@ def app(
     `registry` is what /registry shows, where the schemas are not kept elsewhere; `source` is the log to verify against.
     """
     http_metrics = HttpMetrics(metrics)
+    http_metrics.watch(lambda: node.under_way)
     metrics.register(PartitionMetrics(node.states))
     relay = Relay(node)
     writes = Writes(node, relay, http_metrics)

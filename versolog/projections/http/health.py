@@ -29,10 +29,12 @@ class Health:
     async def ready(self, request: Request) -> Response:
         """GET /readyz: every partition that this worker has is as it should be."""
         states = self._node.states()
-        ready = bool(states) and all(_is_ready(state) for state in states)
+        outage = self._node.outage()
+        ready = outage is None and bool(states) and all(_is_ready(state) for state in states)
         told = {
             "status": "ready" if ready else "not ready",
             "read_only": self._node.read_only,
+            "outage": outage,
             "partitions": [_told(state) for state in states],
         }
         headers = {"cache-control": "no-store"} | ({} if ready else {"retry-after": str(answer.RETRY_AFTER_S)})
@@ -59,5 +61,6 @@ def _told(state: PartitionState) -> dict[str, Any]:
         "role": state.role,
         "error": state.error,
         "lag_offsets": state.lag_offsets,
+        "undecided_offsets": state.undecided_offsets,
         "lag_s": None if state.lag_s is None else round(state.lag_s, 3),
     }

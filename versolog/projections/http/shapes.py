@@ -238,6 +238,7 @@ class PartitionHealth(Shape):
     role: Literal["owner", "follower", "recovering", "idle", "stopped"]
     error: str | None
     lag_offsets: int | None
+    undecided_offsets: int | None
     lag_s: float | None
 
 
