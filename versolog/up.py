@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 
-from versolog.broker import Broker
+from versolog.broker import Broker, BrokerError
 from versolog.schemas.errors import Misconfigured, Unavailable
 
 READY_TIMEOUT_S = 60.0
@@ -27,6 +28,7 @@ RESTART_AFTER_S = 0.5
 RESTART_AFTER_MAX_S = 10.0
 STEADY_AFTER_S = 30.0
 WATCH_EVERY_S = 0.1
+SUPERVISOR_END_S = 1.0
 
 Say = Callable[[str], None]
 
@@ -131,9 +133,11 @@ class WorkerProcess:
 class Running:
     """What is up."""
 
-    def __init__(self, broker: Broker, workers: list[WorkerProcess]) -> None:
+    def __init__(self, broker: Broker, workers: list[WorkerProcess], partitions: int, say: Say) -> None:
         self.broker = broker
         self.workers = workers
+        self._partitions, self._say = partitions, say
+        self._broker_failed_at = 0.0
 
     @property
     def bootstrap(self) -> str:
@@ -152,10 +156,27 @@ class Running:
             raise Unavailable("the first worker has no address yet")
         return url
 
+    @property
+    def ready(self) -> bool:
+        """Whether every worker says so and every partition has its owner."""
+        owned: set[int] = set()
+        with httpx.Client(timeout=2.0, trust_env=False) as client:
+            for worker in self.workers:
+                states = _states(client, worker.url)
+                if states is None:
+                    return False
+                owned |= {state["partition"] for state in states if state["role"] == "owner"}
+        return len(owned) == self._partitions
+
     def keep(self) -> None:
         """Start again what died. Call it now and then."""
-        if not self.broker.running:
-            self.broker.start()
+        if not self.broker.running and time.monotonic() - self._broker_failed_at > RESTART_AFTER_MAX_S:
+            self._say("Kafka ended; it is started again")
+            try:
+                self.broker.start()
+            except BrokerError as error:
+                self._broker_failed_at = time.monotonic()
+                self._say(f"Kafka does not start: {error.detail}")
         for worker in self.workers:
             worker.keep()
 
@@ -174,7 +195,7 @@ def running(plan: Plan, say: Say = lambda line: None) -> Iterator[Running]:
         started: list[WorkerProcess] = []
         try:
             started += (WorkerProcess(number, plan, broker.bootstrap, say) for number in range(1, plan.workers + 1))
-            up = Running(broker, started)
+            up = Running(broker, started, plan.partitions, say)
             _wait_until_ready(up)
             with _kept(up):
                 yield up
@@ -202,28 +223,27 @@ def _kept(up: Running) -> Iterator[None]:
         yield
     finally:
         over.set()
-        thread.join()
+        thread.join(SUPERVISOR_END_S)  # Kafka, if it is just being started again, ends with this process
 
 
 def _wait_until_ready(up: Running) -> None:
     deadline = time.monotonic() + READY_TIMEOUT_S
-    waiting = list(up.workers)
-    with httpx.Client(timeout=2.0, trust_env=False) as client:
-        while waiting:
-            for worker in waiting:
-                if not worker.running:
-                    raise Misconfigured(f"worker {worker.number} did not start:\n{worker.last_words()}")
-            waiting = [worker for worker in waiting if not _is_ready(client, worker.url)]
-            if waiting and time.monotonic() > deadline:
-                raise Unavailable(f"worker {waiting[0].number} is not ready after {READY_TIMEOUT_S:g} s; "
-                                  f"see {waiting[0].log}")  # fmt: skip
-            time.sleep(READY_POLL_S if waiting else 0)
+    while not up.ready:
+        for worker in up.workers:
+            if not worker.running:
+                raise Misconfigured(f"worker {worker.number} did not start:\n{worker.last_words()}")
+        if time.monotonic() > deadline:
+            logs = ", ".join(str(worker.log) for worker in up.workers)
+            raise Unavailable(f"not ready after {READY_TIMEOUT_S:g} s; see {logs}")
+        time.sleep(READY_POLL_S)
 
 
-def _is_ready(client: httpx.Client, url: str | None) -> bool:
+def _states(client: httpx.Client, url: str | None) -> list[dict[str, Any]] | None:
+    """How the partitions stand on the worker at `url`; None while it is not ready."""
     if url is None:
-        return False
+        return None
     try:
-        return client.get(f"{url}/readyz").status_code == httpx.codes.OK
+        answer = client.get(f"{url}/readyz")
     except httpx.TransportError:
-        return False
+        return None
+    return list(answer.json()["partitions"]) if answer.status_code == httpx.codes.OK else None

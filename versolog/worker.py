@@ -311,6 +311,7 @@ async def work(settings: Settings, ready: Callable[[str], None] = lambda url: No
         owners=KnownOwners(settings),
         own_url=url,
         lag=worker.lag,
+        outage=lambda: runtime.outage,
     )
     runtime = WorkerRuntime(
         app_id=settings.group_id,

@@ -247,6 +247,7 @@ class Ready(Shape):
 
     status: Literal["ready", "not ready"]
     read_only: bool
+    outage: str | None = Field(description="Why this worker takes no part in the group just now.")
     partitions: list[PartitionHealth]
 
 
