@@ -8,6 +8,7 @@ needs no snapshot.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -316,7 +317,11 @@ class Store:
 
     def disk_bytes(self) -> int:
         """What the store's files take."""
-        return sum(file.stat().st_size for file in self.path.iterdir() if file.is_file())
+        total = 0
+        for file in self.path.iterdir():
+            with suppress(FileNotFoundError):  # files come and go while it is written
+                total += file.stat().st_size
+        return total
 
     # Writing
 
