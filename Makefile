@@ -12,7 +12,7 @@ DAYS ?= 3
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-crash test-full check format bench clean
+.PHONY: help setup demo up test test-crash test-git test-full check format bench clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -39,6 +39,10 @@ test: setup
 # Crashes at every named point, many times over.
 test-crash: setup
 	$(BIN)/python -m pytest tests/crash -m "slow or not slow" $(PYTEST_ARGS)
+
+# Ten thousand random histories of branches and merges, held against Git.
+test-git: setup
+	$(BIN)/python -m pytest tests/property/test_git_oracle.py -m "slow or not slow" $(PYTEST_ARGS)
 
 # Everything, the slow suites and the full number of random histories included.
 test-full: setup

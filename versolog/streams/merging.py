@@ -88,8 +88,7 @@ def revert(
 
     Raises MergeConflict of the first commit that meets conflicts.
     """
-    for step in _commits(state, group, sorted(set(versions), reverse=True)):
-        before = _parent_of(state, group, step, parent)
+    for step, before in _commits(state, group, sorted(set(versions), reverse=True), parent):
         _apply(state, line, step, base=step, theirs=before, settling=settling)
     _refuse(line, Merged(), settling)
 
@@ -101,8 +100,7 @@ def cherry_pick(
 
     Raises MergeConflict of the first commit that meets conflicts.
     """
-    for step in _commits(state, group, versions):
-        before = _parent_of(state, group, step, parent)
+    for step, before in _commits(state, group, versions, parent):
         _apply(state, line, step, base=before, theirs=step, settling=settling)
     _refuse(line, Merged(), settling)
 
@@ -116,7 +114,9 @@ def _apply(state: State, line: Line, step: Step, *, base: Step | None, theirs: S
         raise MergeConflict(merged.conflicts, step.version)
 
 
-def _commits(state: State, group: str, versions: Iterable[int]) -> Iterator[Step]:
+def _commits(state: State, group: str, versions: Iterable[int], parent: int | None) -> list[tuple[Step, Step | None]]:
+    """The commits, each with what stood before it; all that can't be done is refused before anything is."""
+    commits = []
     for version in versions:
         resolve(state, group, str(version))
         step = state.step(group, version)
@@ -132,7 +132,8 @@ def _commits(state: State, group: str, versions: Iterable[int]) -> Iterator[Step
                 f"version {version} of {group!r} is a fast-forward to version {step.parents[0]}: name the commits that "
                 f"it brought, or roll back", group=group, version=version, parents=list(step.parents),
             )  # fmt: skip
-        yield step
+        commits.append((step, _parent_of(state, group, step, parent)))
+    return commits
 
 
 def _parent_of(state: State, group: str, step: Step, parent: int | None) -> Step | None:
