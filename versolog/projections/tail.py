@@ -19,6 +19,7 @@ from versolog.schemas import codec as avro
 from versolog.schemas.codec import Codec, Record
 from versolog.schemas.errors import BrokenLog, Malformed, Unavailable, VersologError
 from versolog.schemas.topics import Topics
+from versolog.schemas.written import outcome_body
 from versolog.streams.chain import commit_hash
 
 COMMIT = avro.schema("Commit")
@@ -121,7 +122,7 @@ class Tail:
             raise self._unreadable(self._topics.outcomes, offset, error) from error
         bodies = []
         for result in filter(self.takes_outcome, record["results"]):
-            body = avro.encode(OUTCOME, result)
+            body = outcome_body(result)
             bodies.append(body)
             if takes_effect(result["transaction_id"], result["code"]):
                 fold.outcome(body, result["transaction_id"])

@@ -78,6 +78,8 @@ class Line:
 
     def check_schemas(self) -> list[Record]:
         """Refuse a changed row that does not fit its table's schema; answers the schemas that were met."""
+        if not self._has_settings:
+            return []
         met: dict[str, TableSchema] = {}
         for (table, key), text in self.changed.items():
             schema = met.get(table) or self.schema(table)

@@ -220,11 +220,7 @@ def _committed(
     committed_at = max(asked.clock, *(ground.head.committed_at if ground.head else 0 for ground in grounds))
     sealed: list[Sealed] = []
     results: list[Record] = []
-    versions = [
-        {"group": ground.group, "version": _next_version(ground.head)}
-        for ground, effect in zip(grounds, effects, strict=True)
-        if effect is not None
-    ]
+    versions = _versions(grounds, effects) if len(grounds) > 1 else []
     try:
         schemas = [ground.line.check_schemas() for ground in grounds]
     except VersologError as error:
@@ -232,13 +228,22 @@ def _committed(
     for ground, effect, part, met in zip(grounds, effects, transaction["parts"], schemas, strict=True):
         version, hash_ = 0, NO_HASH
         if effect is not None:
-            others = [other for other in versions if other["group"] != ground.group] if len(versions) > 1 else []
+            others = [other for other in versions if other["group"] != ground.group]
             commit = _seal(asked, transaction, part, ground, effect, committed_at, others, met)
             sealed.append(commit)
             version, hash_ = commit.whole["version"], commit.hash
         results.append({"group": ground.group, "branch": ground.branch_name, "version": version, "hash": hash_})
     outcome = _outcome(asked, transaction["id"], committed_at, "committed", results)
     return Decision(transaction["id"], asked.intent_hash, outcome, sealed, "")
+
+
+def _versions(grounds: Sequence[Ground], effects: Sequence[Effect | None]) -> list[Record]:
+    """The versions that a transaction over several groups makes, for each of its commits to name the others."""
+    return [
+        {"group": ground.group, "version": _next_version(ground.head)}
+        for ground, effect in zip(grounds, effects, strict=True)
+        if effect is not None
+    ]
 
 
 def _next_version(head: Head | None) -> int:
