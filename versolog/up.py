@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 
 from versolog.broker import Broker, BrokerError
-from versolog.schemas.errors import Misconfigured, Unavailable
+from versolog.schemas.errors import Misconfigured, Unavailable, VersologError
 
 READY_TIMEOUT_S = 60.0
 READY_POLL_S = 0.05
@@ -197,7 +197,7 @@ def running(plan: Plan, say: Say = lambda line: None) -> Iterator[Running]:
             started += (WorkerProcess(number, plan, broker.bootstrap, say) for number in range(1, plan.workers + 1))
             up = Running(broker, started, plan.partitions, say)
             _wait_until_ready(up)
-            with _kept(up):
+            with _kept(up, say):
                 yield up
         finally:
             say("stopping")
@@ -209,13 +209,19 @@ def running(plan: Plan, say: Say = lambda line: None) -> Iterator[Running]:
 
 
 @contextmanager
-def _kept(up: Running) -> Iterator[None]:
+def _kept(up: Running, say: Say) -> Iterator[None]:
     """Start again what dies, from a thread."""
     over = threading.Event()
 
     def watch() -> None:
+        told = ""
         while not over.wait(WATCH_EVERY_S):
-            up.keep()
+            try:
+                up.keep()
+            except VersologError as error:  # a port that is taken for a moment, a full disk: it is tried again
+                if error.detail != told:
+                    say(f"not started again yet: {error.detail}")
+                told = error.detail
 
     thread = threading.Thread(target=watch, name="supervisor", daemon=True)
     thread.start()
