@@ -1,0 +1,85 @@
+"""`python -m benchmarks`: measure, check, print a table and keep the figures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from benchmarks import chart, commits, machine, replays, report, served
+from benchmarks.bench import Bench, Sizes
+from benchmarks.measured import Result, WrongResultError
+from versolog.broker import Broker
+
+HERE = Path(__file__).parent
+README, REFERENCE, CHART, FLAMES, RESULTS = (
+    HERE / "README.md", HERE / "results.json", HERE / "throughput.svg", HERE / "flames", HERE / "results",
+)  # fmt: skip
+
+BENCHMARKS: dict[str, Callable[[Bench], Iterator[Result]]] = {
+    "commits": commits.measure,
+    "replay": replays.measure,
+    "http": served.measure,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what was asked for. 0 where all results were right; a missed target is told and is no failure."""
+    asked = _arguments(arguments)
+    sizes = Sizes(asked.rounds, asked.scale, asked.partitions, asked.fsync)
+    flames = FLAMES if asked.reference else asked.results / FLAMES.name
+    begun = time.monotonic()
+
+    def say(line: str) -> None:
+        print(f"{time.monotonic() - begun:6.1f} s  {line}", file=sys.stderr, flush=True)
+
+    results: list[Result] = []
+    with tempfile.TemporaryDirectory(prefix="versolog-bench-", dir=asked.scratch) as scratch:
+        say("starting Apache Kafka")
+        with Broker(Path(scratch) / "kafka", fsync=sizes.fsync, say=say) as broker:
+            bench = Bench(broker.bootstrap, Path(scratch), sizes, say, flames if asked.profile else None)
+            try:
+                for name in asked.benchmarks or BENCHMARKS:
+                    results.extend(BENCHMARKS[name](bench))
+            except WrongResultError as wrong:
+                say(f"WRONG RESULT, nothing is told: {wrong}")
+                return 1
+    took_s = time.monotonic() - begun
+    run = report.Run(datetime.now(UTC), sizes, machine.described(), bench.loads, results, took_s)
+    print(run.markdown())
+    for path in report.write(run, asked.results):
+        say(f"written: {path}")
+    if asked.reference:
+        REFERENCE.write_bytes(run.to_json())
+        CHART.write_text(chart.drawn(results))
+        README.write_text(report.put_between_markers(README.read_text(), run.markdown()))
+        say(f"written: {REFERENCE}, {CHART} and the table in {README}")
+    return 0
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    option = parser.add_argument
+    option("benchmarks", nargs="*", metavar="|".join(BENCHMARKS), help="which to run; all without any")
+    option("--rounds", type=int, default=3, help="of each comparison (default 3)")
+    option("--scale", type=float, default=1.0, help="how much is written: 0.1 is a tenth (default 1)")
+    option("--partitions", type=int, default=8, help="of the topics (default 8)")
+    option("--fsync", action="store_true", help="have Kafka flush every record to the disk")
+    option("--profile", action="store_true", help="do each once more under py-spy, and draw flame graphs")
+    option("--results", type=Path, default=RESULTS, metavar="DIR", help="where the figures of this run are kept")
+    option("--reference", action="store_true", help="make this run the reference: results.json, README, pictures")
+    option(
+        "--scratch", type=Path, help="where Kafka and the stores are for the time (default: the temporary directory)"
+    )
+    asked = parser.parse_args(arguments)
+    if unknown := set(asked.benchmarks) - BENCHMARKS.keys():
+        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
+    return asked
+
+
+if __name__ == "__main__":
+    sys.exit(main())

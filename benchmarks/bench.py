@@ -1,0 +1,219 @@
+"""Where everything is measured: one broker, and on it a fresh log and a worker for whoever asks."""
+
+from __future__ import annotations
+
+import http.client
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple, ParamSpec, TypeVar
+from urllib.parse import urlsplit
+
+import orjson
+
+from benchmarks import flames
+from benchmarks.bare import Server
+from benchmarks.logs import Log, fill
+from benchmarks.machine import Load, cpu_s, load_now
+from benchmarks.measured import Seen, WrongResultError
+from benchmarks.workloads import Workload
+from versolog.schemas.topics import Topics
+from versolog.up import Plan, WorkerProcess
+
+LOOK_EVERY_S = 0.05
+LOOK_RARELY_EVERY_S = 0.25
+"""While nothing begins or ends: an answer of /metrics takes some milliseconds of the worker's."""
+NEAR_THE_END = 0.85
+START_TIMEOUT_S = 60.0
+STALL_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 10.0
+DECIDED = b"versolog_decided_total{"
+COMMITTED = b'outcome="committed"'
+
+Say = Callable[[str], None]
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Sizes(NamedTuple):
+    """How much is measured."""
+
+    rounds: int = 3
+    scale: float = 1.0
+    partitions: int = 8
+    fsync: bool = False
+
+    def of(self, count: int) -> int:
+        """`count`, scaled."""
+        return max(1_000, round(count * self.scale))
+
+
+class Round(NamedTuple):
+    """What the machine was doing before a round."""
+
+    benchmark: str
+    number: int
+    load: Load
+
+
+class Bench:
+    """The broker, a directory for what is measured, and what was seen of the machine meanwhile."""
+
+    def __init__(self, bootstrap: str, scratch: Path, sizes: Sizes, say: Say, flames_in: Path | None = None) -> None:
+        """With `flames_in`, what is measured is done once more under py-spy, and flame graphs go there."""
+        self.bootstrap, self.scratch, self.sizes, self.say = bootstrap, scratch, sizes, say
+        self.loads: list[Round] = []
+        self._flames_in = flames_in
+        self._made = 0
+
+    def rounds(self, benchmark: str) -> Iterator[int]:
+        """The numbers of the rounds; before each, what else the machine does is looked at and told."""
+        for number in range(1, self.sizes.rounds + 1):
+            load = load_now()
+            self.loads.append(Round(benchmark, number, load))
+            self.say(f"{benchmark}: round {number} of {self.sizes.rounds} ({load})")
+            yield number
+
+    def filled(self, workload: Workload) -> Log:
+        """A fresh log with the workload's transactions in it, none of them decided."""
+        self._made += 1
+        topics = Topics(f"bench-{self._made}.")
+        log = Log(self.bootstrap, topics, self.sizes.partitions, len(workload.transactions))
+        fill(log, workload, fsync=self.sizes.fsync)
+        return log
+
+    def forget(self, log: Log) -> None:
+        """Free what the log and its stores take."""
+        log.forget()
+        shutil.rmtree(self.directory(log), ignore_errors=True)
+
+    def directory(self, log: Log) -> Path:
+        """For what is made of `log`."""
+        return self.scratch / log.topics.prefix.rstrip(".")
+
+    @contextmanager
+    def worker(self, log: Log) -> Iterator[Worker]:
+        """One `versolog worker` process on `log`, from when it answers HTTP; it need not be ready then."""
+        plan = Plan(
+            self.directory(log),
+            http_port=0,
+            partitions=log.partitions,
+            fsync=self.sizes.fsync,
+            options=("--prefix", log.topics.prefix),
+        )
+        process = WorkerProcess(1, plan, log.bootstrap, self.say)
+        try:
+            yield Worker(process)
+        finally:
+            process.stop()
+            process.ended(STOP_TIMEOUT_S)
+
+    @contextmanager
+    def profiled(self, pid: int, name: str, *, waits: bool = False) -> Iterator[None]:
+        """Where that process spends its time meanwhile, if profiles are wanted (`flames.recorded`)."""
+        if self._flames_in is None:
+            yield
+            return
+        with flames.recorded(pid, self._flames_in / name, waits=waits) as flame:
+            yield
+        self.say(f"  {flame}")
+
+    @property
+    def profiles(self) -> bool:
+        """Whether profiles are wanted."""
+        return self._flames_in is not None
+
+
+class Worker:
+    """A worker process, as seen over HTTP."""
+
+    def __init__(self, process: WorkerProcess) -> None:
+        """Returns once it has an address."""
+        self._process = process
+        address = urlsplit(self._wait_for("an address", lambda: process.url))
+        assert address.hostname is not None
+        assert address.port is not None
+        self.server = Server(process.pid, address.hostname, address.port)
+        self._http = http.client.HTTPConnection(self.server.host, self.server.port, timeout=STALL_TIMEOUT_S)
+
+    @property
+    def pid(self) -> int:
+        return self.server.pid
+
+    def get(self, path: str) -> bytes:
+        """The body of a 200 answer."""
+        status, body = self.asked(path)
+        if status != http.client.OK:
+            raise WrongResultError(f"GET {path} was answered with {status}: {body[:500].decode(errors='replace')}")
+        return body
+
+    def asked(self, path: str) -> tuple[int, bytes]:
+        """Status and body."""
+        self._http.request("GET", path)
+        answer = self._http.getresponse()
+        return answer.status, answer.read()
+
+    def digest(self) -> str:
+        """Of all that the store holds."""
+        return str(orjson.loads(self.get("/v1/digest"))["digest"])
+
+    def ready(self) -> None:
+        """Wait until it owns its partitions."""
+        self._wait_for("to be ready", lambda: self.asked("/readyz")[0] == http.client.OK or None)
+
+    def decides(self, count: int) -> list[Seen]:
+        """Watch until it has decided `count` transactions: what was seen, from the first that were.
+
+        Raises WrongResultError where any of them was refused, and where nothing is decided any more.
+        """
+        seen: list[Seen] = []
+        moved_s = time.monotonic()
+        while not seen or seen[-1].counted < count:
+            decided, committed = self._counters()
+            now = Seen(time.perf_counter(), cpu_s(self.pid), decided)
+            if decided != committed:
+                raise WrongResultError(f"{decided - committed:,} transactions were refused")
+            if decided and (not seen or decided > seen[-1].counted):
+                moved_s = time.monotonic()
+                seen.append(now)
+            if time.monotonic() - moved_s > STALL_TIMEOUT_S:
+                raise WrongResultError(
+                    f"{decided:,} of {count:,} were decided, and no more\n{self._process.last_words()}"
+                )
+            between = 0 < decided < count * NEAR_THE_END
+            time.sleep(LOOK_RARELY_EVERY_S if between else LOOK_EVERY_S)
+        return seen
+
+    def _counters(self) -> tuple[int, int]:
+        lines = [line for line in self.get("/metrics").splitlines() if line.startswith(DECIDED)]
+        return _summed(lines), _summed(line for line in lines if COMMITTED in line)
+
+    def _wait_for(self, what: str, found: Callable[[], T | None]) -> T:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while (answer := found()) is None:
+            if not self._process.running or time.monotonic() > deadline:
+                raise WrongResultError(f"the worker did not come {what}:\n{self._process.last_words()}")
+            time.sleep(LOOK_EVERY_S)
+        return answer
+
+
+def apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """What `function` answers in a fresh process, so that neither side of a comparison has the other's memory."""
+    with process_apart() as (_, pool):
+        return pool.submit(function, *args, **kwargs).result()
+
+
+@contextmanager
+def process_apart() -> Iterator[tuple[int, ProcessPoolExecutor]]:
+    """A fresh process that takes functions, and its id."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        yield pool.submit(os.getpid).result(), pool
+
+
+def _summed(lines: Iterable[bytes]) -> int:
+    return sum(int(float(line.rsplit(b" ", 1)[1])) for line in lines)

@@ -1,0 +1,164 @@
+"""Writes over HTTP: one at a time at a steady pace, and many in one request, beside what the log alone takes."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import orjson
+
+from benchmarks import floors
+from benchmarks.bare import Server
+from benchmarks.bench import Bench, Worker, apart
+from benchmarks.load import Connection, post
+from benchmarks.logs import Log
+from benchmarks.machine import cpu_s
+from benchmarks.measured import (
+    Latency,
+    Result,
+    Seen,
+    Series,
+    Side,
+    Speed,
+    WrongResultError,
+    compared,
+    speed,
+    told,
+)
+from versolog.streams.transaction import Transaction
+
+PER_S = 100
+PACED_S = 5.0
+P50_TARGET_MS, P99_TARGET_MS = 25.0, 80.0
+BATCH_LINES = 20_000
+WARM_UP = 50
+SOCKET_TIMEOUT_S = 60.0
+CREATED = 201
+
+
+def measure(bench: Bench, worker: Worker, log: Log) -> Iterator[Result]:
+    """Of a worker that is idle otherwise."""
+    yield from _paced(bench, worker, log)
+    yield _batch(bench, worker)
+
+
+def _paced(bench: Bench, worker: Worker, log: Log) -> Iterator[Result]:
+    ours: list[Latency] = []
+    plain: list[Latency] = []
+    chained: list[Latency] = []
+    value = _transaction("floor", 0).intent()
+    for number in bench.rounds(f"HTTP writes, {PER_S}/s"):
+        samples = apart(paced_writes, worker.server, f"paced-{number}", PER_S, PACED_S)
+        ours.append(Latency.of(samples))
+        floor = apart(floors.paced, log, PER_S, PACED_S, value)
+        if not len(samples) == len(floor.acknowledged) == len(floor.committed):
+            raise WrongResultError(f"{len(floor.committed)} of {len(samples)} records were committed")
+        plain.append(Latency.of(floor.acknowledged))
+        chained.append(Latency.of(floor.committed))
+        bench.say(f"  versolog {_latency(ours[-1])}, produce {_latency(plain[-1])}, "
+                  f"produce and transaction {_latency(chained[-1])}")  # fmt: skip
+    checked = f"{round(PER_S * PACED_S)} writes a round, each answered 201, versions without gaps"
+    for share, target in (("p50", P50_TARGET_MS), ("p99", P99_TARGET_MS)):
+        yield Result(
+            f"one HTTP write, {PER_S}/s: {share}", "ms", _of(ours, share), checked,
+            (Side("raw librdkafka: produce, acks=all, and then a transactional produce", _of(chained, share)),
+             Side("raw librdkafka: produce, acks=all, alone", _of(plain, share))),
+            target, "less",
+        )  # fmt: skip
+
+
+def _batch(bench: Bench, worker: Worker) -> Result:
+    lines = bench.sizes.of(BATCH_LINES)
+    ours: list[Speed] = []
+    for number in bench.rounds("HTTP batch writes"):
+        ours.append(apart(batch_written, worker.server, f"batch-{number}", lines))
+        bench.say(f"  {told(ours[-1])}")
+    if bench.profiles:
+        with bench.profiled(worker.pid, "batch"):
+            apart(batch_written, worker.server, "batch-profile", 2 * lines)
+    checked = f"one request of {lines:,} lines, acknowledged after the commit; every line committed, in order"
+    return compared("HTTP batch writes (NDJSON)", ours, checked, {})
+
+
+def paced_writes(server: Server, run: str, per_s: int, seconds: float) -> list[float]:
+    """Seconds from when each write should have been sent to its answer: a slow answer doesn't slow the asking down."""
+    import uvloop
+
+    bodies = [orjson.dumps(_transaction(run, number).to_json()) for number in range(round(per_s * seconds) + WARM_UP)]
+    requests = [post("/v1/transactions", server.host, body) for body in bodies]
+    return uvloop.run(_paced_writes(server, requests, per_s))
+
+
+async def _paced_writes(server: Server, requests: list[bytes], per_s: int) -> list[float]:
+    """The first `WARM_UP` are sent at the same pace and not counted."""
+    free: list[Connection] = []
+    samples = [0.0] * len(requests)
+    versions: dict[str, set[int]] = {}
+    tasks = set()
+    begun_s = time.perf_counter()
+    for number, request in enumerate(requests):
+        due_s = begun_s + number / per_s
+        await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
+
+        async def write(number: int, request: bytes, due_s: float) -> None:
+            connection = free.pop() if free else await Connection.to(server.host, server.port)
+            answer = asyncio.get_running_loop().create_future()
+            connection.ask(request, lambda status, body: answer.set_result((status, body)))
+            status, body = await answer
+            samples[number] = time.perf_counter() - due_s
+            free.append(connection)
+            if status != CREATED:
+                raise WrongResultError(f"a write was answered with {status}: {body[:300].decode(errors='replace')}")
+            told = orjson.loads(body)
+            versions.setdefault(told["group"], set()).add(told["version"])
+
+        tasks.add(asyncio.create_task(write(number, request, due_s)))
+    await asyncio.gather(*tasks)
+    for group, found in versions.items():
+        if found != set(range(1, len(found) + 1)):
+            raise WrongResultError(f"the versions of {group} have gaps")
+    if sum(map(len, versions.values())) != len(requests):
+        raise WrongResultError("two writes got one version")
+    for connection in free:
+        connection.close()
+    return samples[WARM_UP:]
+
+
+def batch_written(server: Server, run: str, count: int) -> Speed:
+    """So many lines in one request, from its first byte sent to the last outcome told."""
+    sent = [_transaction(run, number).to_json() for number in range(count)]
+    body = b"".join(orjson.dumps(transaction, option=orjson.OPT_APPEND_NEWLINE) for transaction in sent)
+    with socket.create_connection((server.host, server.port), SOCKET_TIMEOUT_S) as connection:
+        begun = Seen(time.perf_counter(), cpu_s(server.pid), 0)
+        request = post("/v1/transactions:batch", server.host, body)
+        sending = threading.Thread(target=connection.sendall, args=(request,), daemon=True)
+        sending.start()
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        outcomes = [orjson.loads(line) for line in answer.read().splitlines()]
+        ended = Seen(time.perf_counter(), cpu_s(server.pid), count)
+        sending.join()
+    if [outcome["id"] for outcome in outcomes] != [transaction["id"] for transaction in sent]:
+        raise WrongResultError(f"{len(outcomes):,} outcomes were told for {count:,} lines, or in another order")
+    if wrong := [outcome for outcome in outcomes if outcome["outcome"] != "committed"]:
+        raise WrongResultError(f"{len(wrong):,} lines were not committed; the first: {wrong[0]}")
+    return speed(begun, ended)
+
+
+def _transaction(run: str, number: int) -> Transaction:
+    """One change; the groups of each run are fresh ones, so that their versions begin at 1."""
+    row = {"kind": "sword", "owner": f"player-{number % 977}", "level": number % 60, "zone": "north", "moves": number}
+    tx = Transaction(f"{run}-{number % 16:02}", author="bench", type="ItemMoved")
+    return tx.put("items", f"item-{number % 1_000:06}", row)
+
+
+def _of(latencies: list[Latency], share: str) -> Series:
+    return Series.of(getattr(latency, f"{share}_ms") for latency in latencies)
+
+
+def _latency(latency: Latency) -> str:
+    return f"p50 {latency.p50_ms:.1f} p99 {latency.p99_ms:.1f} ms"
