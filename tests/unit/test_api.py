@@ -300,6 +300,8 @@ async def test_a_node_passes_reads_and_writes_on_to_the_owner(tmp_path: Path) ->
             listed = (await client.get("/v1/groups", params={"limit": "5"})).json()
             rest = (await client.get("/v1/groups", params={"limit": "5", "cursor": listed["cursor"]})).json()
             assert [one["group"] for one in listed["groups"] + rest["groups"]] == names
+        for client in (odd, even):
+            assert is_problem(await client.get("/v1/transactions/never"), 404, "unknown-transaction")
         digests = [(await client.get("/v1/digest")).json() for client in (odd, even)]
         assert digests[0] == digests[1]
         assert digests[0]["groups"] == len(names)
@@ -330,6 +332,7 @@ async def test_an_owner_that_is_away_or_not_known_is_503(tmp_path: Path) -> None
         assert is_problem(await client.get(ROW), 503, "owner-away")
         assert is_problem(await client.put(ROW, json={}), 503, "owner-away")
         assert is_problem(await client.get("/v1/groups"), 503, "owner-away")
+        assert is_problem(await client.get("/v1/transactions/t-1"), 503, "owner-away")
         once = {"versolog-forwarded": "1"}
         assert is_problem(await client.get(ROW, headers=once), 503, "not-owner")
         assert is_problem(await client.put(ROW, json={}, headers=once), 503, "not-owner")

@@ -201,6 +201,27 @@ async def test_a_page_of_large_rows_ends_early_and_goes_on(tmp_path: Path) -> No
         assert len(first["rows"]) + len(rest["rows"]) == 20
 
 
+async def test_a_search_for_few_among_many_goes_on_by_its_cursor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("versolog.projections.http.rows.PAGE_SCANNED_MAX", 10)
+    monkeypatch.setattr("versolog.projections.views.SCANNED_MAX", 4)
+    async with house(tmp_path) as (_, client):
+        for number in range(60):
+            await put(client, f"k{number:02}", {"n": number})
+        found: list[str] = []
+        query, pages = {"where": "n = 3 or n = 59"}, 0
+        while True:
+            page = (await client.get(FLIGHTS, params=query)).json()
+            found += [row["key"] for row in page["rows"]]
+            pages += 1
+            if page["cursor"] is None:
+                break
+            query["cursor"] = page["cursor"]
+        assert found == ["k03", "k59"]
+        assert pages > 2
+
+
 async def test_an_unknown_table_is_empty_and_an_unknown_group_is_not_found(tmp_path: Path) -> None:
     async with house(tmp_path) as (_, client):
         await put(client, "k1", {})

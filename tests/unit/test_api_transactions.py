@@ -235,12 +235,43 @@ async def _converse(built: House, lines: list[dict[str, Any]]) -> list[str]:
             told.extend(json.loads(line)["id"] for line in message["body"].splitlines())
             answered.set()
 
-    scope: dict[str, Any] = {
+    await built.app(batch_scope(), receive, send)
+    return told
+
+
+def batch_scope() -> dict[str, Any]:
+    """A request for a batch, as an ASGI server says it."""
+    return {
         "type": "http", "method": "POST", "path": f"{SEND}:batch", "raw_path": f"{SEND}:batch".encode(),
         "query_string": b"", "headers": [], "client": None, "http_version": "1.1", "scheme": "http", "root_path": "",
     }  # fmt: skip
-    await built.app(scope, receive, send)
-    return told
+
+
+async def test_a_batch_whose_sender_is_gone_waits_for_nothing_more(tmp_path: Path) -> None:
+    built = House(tmp_path)
+    built.log.held = True
+    text = b"".join(json.dumps(put(id=f"t-{n}")).encode() + b"\n" for n in range(100))
+    coming = [{"type": "http.request", "body": text, "more_body": True}, {"type": "http.disconnect"}]
+
+    async def receive() -> dict[str, Any]:
+        return coming.pop(0) if coming else await asyncio.Future()
+
+    async def send(message: Any) -> None:
+        pass
+
+    async def serve() -> None:
+        await built.app(batch_scope(), receive, send)
+
+    serving = asyncio.create_task(serve())
+    try:
+        async with asyncio.timeout(5):
+            while built.node.under_way < 100:  # noqa: ASYNC110 - a count has nothing to wait for
+                await asyncio.sleep(0.001)
+            serving.cancel()
+            await asyncio.wait({serving})
+        assert built.node.under_way == 0
+    finally:
+        built.close()
 
 
 async def test_lines_undecided_in_time_say_so_and_the_batch_goes_on(tmp_path: Path) -> None:

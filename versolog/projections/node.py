@@ -57,6 +57,8 @@ class Elsewhere(Exception):  # noqa: N818 - not a mistake: another node has to a
         self.partition = partition
         self.body = body
         self.reason = reason
+        self.answer_within_s = 60.0
+        """How long its owner may take."""
 
     def mistaken(self) -> VersologError:
         """What a node answers that was passed the request by another one, and isn't the owner either."""
@@ -319,7 +321,9 @@ class Sent:
         """Wait for the outcome, whatever it is. Raises as `Node.submit` does."""
         try:
             outcome = self._known
-            if outcome is None:
+            if outcome is None and self._future.done():
+                outcome = self._future.result()
+            elif outcome is None:
                 async with asyncio.timeout(timeout_s):
                     outcome = await self._future
         except TimeoutError:

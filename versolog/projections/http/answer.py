@@ -93,7 +93,7 @@ def problem_document(
 ) -> Response:
     """The answer whose body is the problem object `body`."""
     status: int = body["status"]
-    sent = dict(headers or {})
+    sent = {"cache-control": "no-store", **(headers or {})}
     if retriable or status in (429, 503):
         sent.setdefault("retry-after", str(RETRY_AFTER_S))
     return Response(orjson.dumps(body), status, sent, PROBLEM)

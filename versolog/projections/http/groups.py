@@ -81,7 +81,7 @@ class Groups:
     async def one(self, request: Request) -> Response:
         """GET /v1/groups/{group}"""
         query = read_query(request, GroupQuery)
-        place = await open_newest(self._node, request, segment(request, "group"), query)
+        place = await open_newest(self._node, request, segment(request, "group"), query, slow=query.count)
         told = await asyncio.to_thread(_group, place, count=query.count)
         return answer.document(told, headers=place.headers)
 

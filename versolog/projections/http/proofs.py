@@ -48,7 +48,7 @@ class Proofs:
     async def verify_group(self, request: Request) -> Response:
         """GET /v1/groups/{group}/verify"""
         group = segment(request, "group")
-        partition = await open_partition(self._node, request, group, read_query(request, Query))
+        partition = await open_partition(self._node, request, group, read_query(request, Query), slow=True)
         if partition.store.head(group) is None:
             raise refusal("unknown-group", f"no group {group!r}: nothing was ever written to it", group=group)
         found = await self._verify(partition, group)
@@ -81,7 +81,7 @@ class Proofs:
         """GET /v1/groups/{group}/digest"""
         group = segment(request, "group")
         query = read_query(request, AtQuery)
-        partition = await open_partition(self._node, request, group, query)
+        partition = await open_partition(self._node, request, group, query, slow=True)
         await self._node.resolve(partition, group, query.at, query.branch, wait_s(request, query.wait))
         store = partition.store
         version = digest.version_named(store, group, query.at, query.branch)

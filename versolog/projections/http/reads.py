@@ -8,7 +8,7 @@ from starlette.requests import Request
 
 from versolog.projections.http import answer
 from versolog.projections.http.request import STALENESS_MAX_S, AtQuery, Query, seconds, wait_s
-from versolog.projections.node import Node
+from versolog.projections.node import Elsewhere, Node
 from versolog.projections.partition import Partition
 from versolog.schemas.errors import NotFound
 from versolog.schemas.outcome import read_token
@@ -17,6 +17,9 @@ from versolog.streams.versions import At
 
 FORWARDED = "versolog-forwarded"
 """Set on a request that one node passes on to another, so that it's passed on once."""
+BEYOND_WAIT_S = 5.0
+"""An owner may wait as long as it was asked to; this much longer is waited for its answer."""
+SLOW_ANSWER_S = 600.0
 STALENESS = "versolog-staleness"
 STALENESS_BOUND = "versolog-staleness-bound"
 
@@ -30,11 +33,18 @@ class Place(NamedTuple):
     """Those that say so."""
 
 
-async def open_partition(node: Node, request: Request, group: str, query: Query) -> Partition:
-    """The copy that answers, once it has all that the request's token names. Raises Elsewhere and Unavailable."""
+async def open_partition(node: Node, request: Request, group: str, query: Query, *, slow: bool = False) -> Partition:
+    """The copy that answers, once it has all that the request's token names. Raises Elsewhere and Unavailable.
+
+    `slow` says that answering takes as long as reading the whole group.
+    """
     headers = request.headers
     stale_s = query.stale if query.stale is not None else seconds(request, STALENESS, STALENESS_MAX_S)
-    partition = node.reader(group, stale_s=stale_s, forwarded=FORWARDED in headers)
+    try:
+        partition = node.reader(group, stale_s=stale_s, forwarded=FORWARDED in headers)
+    except Elsewhere as elsewhere:
+        elsewhere.answer_within_s = SLOW_ANSWER_S if slow else wait_s(request, query.wait) + BEYOND_WAIT_S
+        raise
     token = headers.get(answer.TOKEN)
     if token is not None:
         await node.visible(partition, read_token(token), wait_s(request, query.wait))
@@ -48,9 +58,9 @@ async def open_place(node: Node, request: Request, group: str, query: AtQuery) -
     return Place(partition, at, headers_of(node, partition, at, unchanging=is_unchanging(query.at)))
 
 
-async def open_newest(node: Node, request: Request, group: str, query: AtQuery) -> Place:
+async def open_newest(node: Node, request: Request, group: str, query: AtQuery, *, slow: bool = False) -> Place:
     """As `open_place`; without `at` and `branch` the newest version of the group, whatever it changed."""
-    partition = await open_partition(node, request, group, query)
+    partition = await open_partition(node, request, group, query, slow=slow)
     head = partition.store.head(group)
     newest = query.at is None and query.branch is None and head is not None
     wanted = str(head.version) if newest and head is not None else query.at

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -14,15 +13,12 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from versolog.projections.http import answer
-from versolog.projections.http.reads import FORWARDED
+from versolog.projections.http.reads import BEYOND_WAIT_S, FORWARDED, SLOW_ANSWER_S
 from versolog.projections.node import Elsewhere, Node
 from versolog.schemas.errors import Unavailable
 from versolog.streams.transaction import Transaction
 
 CONNECT_TIMEOUT_S = 2.0
-BEYOND_WAIT_S = 5.0
-"""An owner may wait as long as it was asked to; this much longer is waited for its answer."""
-ANSWER_TIMEOUT_S = 60.0
 CONNECTIONS_MAX = 200
 
 _HOP_BY_HOP = {
@@ -37,7 +33,6 @@ class Relay:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._client = httpx.AsyncClient(
-            timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
             limits=httpx.Limits(max_connections=CONNECTIONS_MAX),
             trust_env=False,
         )
@@ -49,7 +44,11 @@ class Relay:
     async def pass_on(self, request: Request, elsewhere: Elsewhere) -> Response:
         """The owner's answer to `request`, as it comes. Raises Unavailable."""
         asked = self._client.build_request(
-            request.method, "http://owner", headers=_passed_headers(request), content=elsewhere.body or None
+            request.method,
+            "http://owner",
+            headers=_passed_headers(request),
+            content=elsewhere.body or None,
+            timeout=_timeout(elsewhere.answer_within_s),
         )
         raw_path: bytes = request.scope["raw_path"]
         query: bytes = request.scope["query_string"]
@@ -69,35 +68,42 @@ class Relay:
         raise Unavailable(body.get("detail", "the owner did not say how it ended"), id=tx.id)
 
     async def first_found(self, request: Request) -> Response | None:
-        """The first answer but 404 of the nodes that own what this one neither owns nor follows; None where all are."""
-        here = self._node.partitions
-        owners = await self._node.owners()
-        others = {url for number, url in owners.items() if number not in here} - {self._node.own_url}
-        for url in sorted(others):
-            asked = self._client.build_request("GET", url, headers=_passed_headers(request))
-            asked.url = asked.url.copy_with(raw_path=request.scope["raw_path"])
-            with suppress(httpx.TransportError):
-                found = await self._client.send(asked)
-                if found.status_code != 404:
-                    return Response(found.content, found.status_code, _answer_headers(found))
+        """The first answer but 404 of the other owners; None where none of them knows. Raises Unavailable."""
+        owned = {partition.number for partition in self._node.owned()}
+        path = request.scope["raw_path"].decode()
+        for url in await self._owners_of(number for number in range(self._node.count) if number not in owned):
+            found = await self._get(url, path, {})
+            if found.status_code != HTTPStatus.NOT_FOUND:
+                return Response(found.content, found.status_code, _answer_headers(found))
         return None
 
     async def gather(self, path: str, query: Mapping[str, str]) -> list[Any]:
         """The JSON answers of the owners of all partitions that can't be read here. Raises Unavailable."""
-        missing = self._node.elsewhere()
-        owners = await self._node.owners() if missing else {}
-        if away := [number for number in missing if number not in owners]:
-            raise Elsewhere(away[0]).nobody()
         answers = []
-        for url in sorted({owners[number] for number in missing} - {self._node.own_url}):
-            try:
-                found = await self._client.get(url + path, params=dict(query), headers={FORWARDED: "1"})
-            except httpx.TransportError as error:
-                raise Unavailable(f"{url} does not answer: {error}", code="owner-away") from error
+        for url in await self._owners_of(self._node.elsewhere()):
+            found = await self._get(url, path, query)
             if found.status_code != HTTPStatus.OK:
                 raise Unavailable(f"{url} answers {found.status_code} to {path}", code="owner-away")
             answers.append(orjson.loads(found.content))
         return answers
+
+    async def _owners_of(self, partitions: Iterable[int]) -> list[str]:
+        """The other nodes that own any of the partitions. Raises Unavailable where one has no owner."""
+        wanted = list(partitions)
+        owners = await self._node.owners() if wanted else {}
+        if away := [number for number in wanted if number not in owners]:
+            raise Elsewhere(away[0]).nobody()
+        return sorted({owners[number] for number in wanted} - {self._node.own_url})
+
+    async def _get(self, url: str, path: str, query: Mapping[str, str]) -> httpx.Response:
+        asked = self._client.build_request(
+            "GET", url, params=dict(query) or None, headers={FORWARDED: "1"}, timeout=_timeout(SLOW_ANSWER_S)
+        )
+        asked.url = asked.url.copy_with(raw_path=path.encode() + (b"?" + asked.url.query if query else b""))
+        try:
+            return await self._client.send(asked)
+        except httpx.TransportError as error:
+            raise Unavailable(f"{url} does not answer: {error}", code="owner-away") from error
 
     async def _send(self, elsewhere: Elsewhere, tx: Transaction, timeout_s: float) -> httpx.Response:
         asked = self._client.build_request(
@@ -105,6 +111,7 @@ class Relay:
             "http://owner",
             headers={"content-type": answer.JSON, "versolog-wait": f"{timeout_s:.3f}", FORWARDED: "1"},
             content=orjson.dumps(tx.to_json()),
+            timeout=_timeout(timeout_s + BEYOND_WAIT_S),
         )
         return await self._ask_owner(elsewhere, asked, b"/v1/transactions")
 
@@ -130,6 +137,10 @@ async def _is_not_owner(found: httpx.Response) -> bool:
         return False
     body = await found.aread()
     return b'"not-owner"' in body or b'"recovering"' in body
+
+
+def _timeout(answer_s: float) -> httpx.Timeout:
+    return httpx.Timeout(answer_s, connect=CONNECT_TIMEOUT_S)
 
 
 def _streamed(found: httpx.Response) -> Response:

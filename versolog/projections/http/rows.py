@@ -35,6 +35,8 @@ SLICE_ROWS = 500
 """Read between two turns of the event loop: a few milliseconds of it."""
 PAGE_BYTES_MAX = 8 * 1024 * 1024
 """A page of large rows ends here; its cursor goes on."""
+PAGE_SCANNED_MAX = 200_000
+"""And so does a page that looked at so many rows for those that `where` wants."""
 
 
 class ScanQuery(PageQuery):
@@ -43,7 +45,7 @@ class ScanQuery(PageQuery):
     prefix: str | None = Field(None, description="Only keys that begin so.")
     start: str | None = Field(None, description="Only keys from this one on.")
     end: str | None = Field(None, description="Only keys before this one.")
-    where: str | None = Field(None, description="Only rows whose fields are so: `status=departed,delay>15`.")
+    where: str | None = Field(None, description='Only rows whose fields are so: `status = "departed" and delay > 15`.')
 
 
 class RowWriteQuery(WriteQuery):
@@ -102,16 +104,18 @@ class Rows:
         view, write = place.partition.view, answer.RowText(place.at.group, table)
         bounds: dict[str, Any] = {"prefix": query.prefix, "start": query.start, "end": query.end, "where": where}
         rows: list[bytes] = []
-        page_bytes, limit = 0, FIRST_SLICE_ROWS
+        page_bytes, scanned, limit = 0, 0, FIRST_SLICE_ROWS
         while True:
             limit = min(limit, query.limit - len(rows))
             page = view.scan(place.at, table, **bounds, after=after, limit=limit)
+            scanned += page.scanned
             for key, row in page.rows:
                 text = write(key, row)
                 rows.append(text)
                 page_bytes += len(text)
             after = page.cursor
-            if after is None or len(rows) >= query.limit or page_bytes >= PAGE_BYTES_MAX:
+            full = len(rows) >= query.limit or page_bytes >= PAGE_BYTES_MAX or scanned >= PAGE_SCANNED_MAX
+            if after is None or full:
                 return rows, after
             limit = _next_slice(len(rows), page_bytes)
             await asyncio.sleep(0)
@@ -120,13 +124,13 @@ class Rows:
         """PUT …/rows/{key}"""
         tx, query, table, key = self._one_change(request)
         tx.put(table, key, row_from_text(await read_body(request)))
-        return await self._writes.answer(request, tx, query.wait, headers_of_row=True)
+        return await self._writes.answer(request, tx, query.wait, of_row=True)
 
     async def patch(self, request: Request) -> Response:
         """PATCH …/rows/{key}"""
         tx, query, table, key = self._one_change(request)
         tx.patch(table, key, row_from_text(await read_body(request)))
-        return await self._writes.answer(request, tx, query.wait, headers_of_row=True)
+        return await self._writes.answer(request, tx, query.wait, of_row=True)
 
     async def delete(self, request: Request) -> Response:
         """DELETE …/rows/{key}"""

@@ -74,10 +74,8 @@ class Writes:
             _take_headers(request, asked)
         return await self.answer(request, Transaction.from_json(asked), query.wait)
 
-    async def answer(
-        self, request: Request, tx: Transaction, wait: float | None, headers_of_row: bool = False
-    ) -> Response:
-        """Send `tx` and answer with its outcome."""
+    async def answer(self, request: Request, tx: Transaction, wait: float | None, *, of_row: bool = False) -> Response:
+        """Send `tx` and answer with its outcome; `of_row` says that it changes one row, whose ETag goes along."""
         timeout_s = wait_s(request, wait)
         try:
             outcome = await self._node.submit(tx, timeout_s)
@@ -89,7 +87,7 @@ class Writes:
             self._metrics.decided("undecided")
             return undecided(late, tx)
         self._metrics.decided(outcome.code or "committed")
-        return outcome_answer(outcome, row=headers_of_row)
+        return outcome_answer(outcome, of_row=of_row)
 
     async def batch(self, request: Request) -> Response:
         """POST /v1/transactions:batch"""
@@ -101,27 +99,27 @@ class Writes:
         asked: asyncio.Queue[_Line | None] = asyncio.Queue(BATCH_UNDER_WAY_MAX)
         reader = asyncio.create_task(self._read_batch(request, asked, timeout_s))
         told = bytearray()
+        line: _Line | None = None
         try:
-            while True:
-                if told and (asked.empty() or len(told) >= FLUSH_BYTES):
-                    yield bytes(told)
-                    told.clear()
-                line = await asked.get()
-                if line is None:
-                    break
+            while (line := await asked.get()) is not None:
                 if told and not line.is_settled:
                     yield bytes(told)
                     told.clear()
-                told += answer.text(await line.outcome(self._metrics)) + b"\n"
+                settling, line = line, None  # from here on it forgets itself
+                told += answer.text(await settling.outcome(self._metrics)) + b"\n"
+                if asked.empty() or len(told) >= FLUSH_BYTES:
+                    yield bytes(told)
+                    told.clear()
             if told:
                 yield bytes(told)
             await reader
         finally:
             reader.cancel()
             await asyncio.wait({reader})
-            while not asked.empty():
-                if (line := asked.get_nowait()) is not None:
-                    line.forget()
+            left = [line] + [asked.get_nowait() for _ in range(asked.qsize())]
+            for one in left:
+                if one is not None:
+                    one.forget()
 
     async def _read_batch(self, request: Request, asked: asyncio.Queue[_Line | None], timeout_s: float) -> None:
         count = 0
@@ -160,8 +158,7 @@ class Writes:
         else:
             found = self._anywhere(tx_id)
         if found is not None:
-            headers = {answer.TOKEN: found.token, "cache-control": answer.FOR_EVER}
-            return answer.document(found.to_json(), headers=headers)
+            return answer.document(found.to_json(), headers={"cache-control": answer.FOR_EVER})
         if query.group is None and FORWARDED not in request.headers:
             passed = await self._relay.first_found(request)
             if passed is not None:
@@ -241,14 +238,16 @@ _Line = _Settled | _Sent | _Passed
 # How outcomes are told
 
 
-def outcome_answer(outcome: Outcome, *, row: bool = False) -> Response:
+def outcome_answer(outcome: Outcome, *, of_row: bool = False) -> Response:
     """201 with the outcome, or the problem that its refusal is; the same for each retry."""
     if (problem := outcome.problem()) is not None:
         return answer.problem_document(problem)
-    headers = {answer.TOKEN: outcome.token, "location": _location(outcome.transaction_id, outcome.parts[0].group)}
+    headers = {"location": _location(outcome.transaction_id, outcome.parts[0].group)}
+    if outcome.token:
+        headers[answer.TOKEN] = outcome.token
     if len(outcome.parts) == 1 and outcome.parts[0].version:
         headers[answer.VERSION] = str(outcome.parts[0].version)
-        if row:
+        if of_row:
             headers["etag"] = f'"{outcome.parts[0].version}"'
     return answer.document(outcome.to_json(), status=201, headers=headers)
 
