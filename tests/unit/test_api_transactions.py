@@ -251,10 +251,15 @@ async def test_a_batch_whose_sender_is_gone_waits_for_nothing_more(tmp_path: Pat
     built = House(tmp_path)
     built.log.held = True
     text = b"".join(json.dumps(put(id=f"t-{n}")).encode() + b"\n" for n in range(100))
-    coming = [{"type": "http.request", "body": text, "more_body": True}, {"type": "http.disconnect"}]
+    coming: list[dict[str, Any]] = [
+        {"type": "http.request", "body": text, "more_body": True},
+        {"type": "http.disconnect"},
+    ]
 
     async def receive() -> dict[str, Any]:
-        return coming.pop(0) if coming else await asyncio.Future()
+        if not coming:
+            await asyncio.Event().wait()
+        return coming.pop(0)
 
     async def send(message: Any) -> None:
         pass
