@@ -301,12 +301,13 @@ def _parents(effect: Effect, branch: Branch, version: int) -> list[int]:
 
 
 def _cut(whole: Record) -> list[Piece]:
-    """The commit as pieces that each fit a record, every one naming the hash of the one before."""
+    """The commit as pieces that each fit a record, every one naming the hash of the one before. The first alone has the
+    operation's arguments and the refs."""
     runs: list[list[Record]] = [[]]
-    size = 0
+    size = len(whole["arguments"].encode())
     for change in whole["changes"]:
         change_bytes = len(change["table"]) * 4 + len(change["key"]) * 4 + len((change["row"] or "").encode()) + 16
-        if runs[-1] and size + change_bytes > PIECE_BYTES_MAX:
+        if size and size + change_bytes > PIECE_BYTES_MAX:
             runs.append([])
             size = 0
         runs[-1].append(change)
@@ -314,9 +315,9 @@ def _cut(whole: Record) -> list[Piece]:
     pieces: list[Piece] = []
     previous = whole["previous_hash"]
     for number, changes in enumerate(runs, start=1):
-        refs = whole["refs"] if number == 1 else []
-        record = {**whole, "changes": changes, "refs": refs, "previous_hash": previous}
-        record |= {"piece": number, "pieces": len(runs)}
+        record = {**whole, "changes": changes, "previous_hash": previous, "piece": number, "pieces": len(runs)}
+        if number > 1:
+            record |= {"arguments": "", "refs": []}
         body = commit_body(record)
         previous = commit_hash(COMMIT.fingerprint, body)
         pieces.append(Piece(record, body, previous))

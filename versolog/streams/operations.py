@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from versolog.schemas.codec import Record
-from versolog.schemas.documents import from_text, to_bytes
+from versolog.schemas.documents import Document, from_text, to_bytes
 from versolog.schemas.errors import VersologError, refusal
-from versolog.schemas.limits import check_name
+from versolog.schemas.limits import ROW_BYTES_MAX, check_name
 from versolog.schemas.tables import incompatibility, table_schema
 from versolog.streams import merging
 from versolog.streams.changes import Line
 from versolog.streams.graph import is_kept
 from versolog.streams.settings import merge_rules
 from versolog.streams.state import MAIN, SETTINGS_TABLE, Branch, Head, State
-from versolog.streams.versions import check_ref_name, diff, resolve, touched
+from versolog.streams.versions import DROP_GROUP, check_ref_name, diff, resolve, touched
 
 REFS_MAX = 5_000
 """Branches and tags in a group, so that dropping it fits one record."""
@@ -50,9 +50,14 @@ class Effect:
 def perform(ground: Ground, operation: Record) -> Effect:
     """The effect of `operation`; row changes go onto `ground.line`. Raises its refusal."""
     kind = operation["kind"]
-    found = _KINDS.get(kind)
+    found = KINDS.get(kind)
     if found is None:
-        raise refusal("unknown-operation", f"there is no operation {kind!r}; known: {', '.join(sorted(_KINDS))}")
+        raise refusal("unknown-operation", f"there is no operation {kind!r}; known: {', '.join(sorted(KINDS))}")
+    if (size := len(operation["arguments"].encode())) > ROW_BYTES_MAX:
+        raise refusal(
+            "too-large", f"the arguments of {kind} have {size:,} bytes; the limit is {ROW_BYTES_MAX:,}",
+            limit=ROW_BYTES_MAX,
+        )  # fmt: skip
     try:
         arguments = from_text(operation["arguments"])
     except VersologError as error:
@@ -63,11 +68,16 @@ def perform(ground: Ground, operation: Record) -> Effect:
     for name, value in arguments.items():
         if name not in known:
             raise refusal("invalid", f"{kind} takes no {name!r}; it takes {', '.join(known) or 'nothing'}", field=name)
-        if value is not None and not isinstance(value, known[name]):
+        if value is not None and type(value) is not known[name]:
             raise refusal("invalid", f"{name} of {kind} is not a {known[name].__name__}", field=name)
-    if ground.head is None or not ground.state.branches(ground.group):
+    if ground.head is None or _is_dropped(ground.state, ground.group, ground.head):
         raise refusal("unknown-group", f"there is no group {ground.group!r}, or it was dropped", group=ground.group)
     return function(ground, ground.head, {name: arguments.get(name) for name in known})
+
+
+def _is_dropped(state: State, group: str, head: Head) -> bool:
+    newest = state.step(group, head.version)
+    return newest is not None and newest.operation == DROP_GROUP
 
 
 def _branch(ground: Ground) -> Branch:
@@ -202,8 +212,7 @@ def _set_merge(ground: Ground, head: Head, arguments: dict[str, Any]) -> Effect:
     rules = ({"row": row} if row is not None else {}) | ({"fields": fields} if fields else {})
     settings |= {"merge": rules} if rules else {}
     merge_rules(settings)
-    ground.line.changed[SETTINGS_TABLE, table] = to_bytes(settings) if settings else None
-    return Effect()
+    return _give(ground, table, settings)
 
 
 def _table(arguments: dict[str, Any]) -> str:
@@ -228,7 +237,18 @@ def _set_schema(ground: Ground, head: Head, arguments: dict[str, Any]) -> Effect
                 group=ground.group, table=table, reason=reason,
             )  # fmt: skip
         settings["schema"] = definition
-    ground.line.changed[SETTINGS_TABLE, table] = to_bytes(settings) if settings else None
+    return _give(ground, table, settings)
+
+
+def _give(ground: Ground, table: str, settings: Document) -> Effect:
+    """Keep what the table is given, as a row of the system table."""
+    text = to_bytes(settings) if settings else None
+    if text is not None and len(text) > ROW_BYTES_MAX:
+        raise refusal(
+            "too-large", f"what {table!r} is given has {len(text):,} bytes; the limit is {ROW_BYTES_MAX:,}",
+            table=table, limit=ROW_BYTES_MAX,
+        )  # fmt: skip
+    ground.line.changed[SETTINGS_TABLE, table] = text
     return Effect()
 
 
@@ -251,7 +271,7 @@ def _ref(kind: str, name: str, version: int | None, parent: int | None = None) -
 
 
 _Perform = Callable[[Ground, Head, dict[str, Any]], Effect]
-_KINDS: dict[str, tuple[_Perform, dict[str, type]]] = {
+KINDS: dict[str, tuple[_Perform, dict[str, type]]] = {
     "rollback": (_rollback, {"to": str, "table": str, "key": str, "prefix": str}),
     "tag": (_tag, {"name": str, "at": str, "move": bool}),
     "delete-tag": (_delete_tag, {"name": str}),

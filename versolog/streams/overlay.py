@@ -182,7 +182,8 @@ class Overlay:
         return self._base.step(group, version)
 
     def line(self, group: str, name: str, upto: int) -> Level | None:
-        level = self._base.line(group, name, upto)
+        stored = self._base.head(group)
+        level = None if stored is None else self._base.line(group, name, min(upto, stored.version))
         for layer in self._layers:
             for commit in layer.commits.get(group, ()):
                 if commit["version"] > upto:
