@@ -7,7 +7,6 @@ import uuid
 from typing import Any
 
 import structlog
-from fastapi import Request
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -19,6 +18,7 @@ from versolog.schemas.errors import Malformed, NotFound, VersologError
 
 log = structlog.get_logger("versolog.http")
 
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 ROUTE = "versolog.route"
 """Where in the scope a handler's path stands, for the metrics; FastAPI says it as `route`."""
 
@@ -55,7 +55,8 @@ class Envelope:
             if told.status == 0:
                 await answer_for(error)(inner, receive, told)
         took_s = time.perf_counter() - started
-        self._metrics.answered(_route_of(inner), scope["method"], told.status, took_s)
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        self._metrics.answered(_route_of(inner), method, told.status, took_s)
         _write_log(scope, told, took_s, failure)
 
 
@@ -92,11 +93,6 @@ def answer_for(error: Exception) -> Response:
         "something went wrong here; the log has the reason under this incident", code="internal", incident=incident
     )
     return answer.problem(hidden)
-
-
-async def handle(request: Request, error: Exception) -> Response:
-    """`answer_for` as FastAPI wants its exception handlers."""
-    return answer_for(error)
 
 
 def _routing_problem(error: HTTPException) -> Response:

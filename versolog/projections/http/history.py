@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -11,17 +12,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from versolog.projections.http import answer, commits, cursor
+from versolog.projections.http.budget import Budget
 from versolog.projections.http.reads import Place, headers_of, is_unchanging, open_partition, open_place, unknown_row
 from versolog.projections.http.request import WHOLE, AtQuery, Flag, PageQuery, Query, read_query, segment, wait_s
 from versolog.projections.node import Node
 from versolog.projections.partition import Partition
-from versolog.projections.views import View
+from versolog.projections.views import Differences, View
 from versolog.schemas.errors import Invalid, refusal
-from versolog.streams.versions import At
+from versolog.streams.versions import At, Difference
 
 COUNTED_MAX = 50_000
 """Rows up to which a difference is counted."""
+COUNTED_BYTES_MAX = 256 * 1024 * 1024
+"""And the size of them."""
 DIFF_LIMIT = 1_000
+ROUNDS_MAX = 100
+"""Calls for one answer: each looks at some thousand rows, of which perhaps none differs."""
 
 
 class KeyQuery(AtQuery):
@@ -70,13 +76,11 @@ class History:
         query = read_query(request, HistoryQuery)
         listing = cursor.listing("history", group, table, query.key, query.at, query.branch)
         place, before = await self._page(request, group, query, listing)
-        view = place.partition.view
-        page = await asyncio.to_thread(view.history, place.at, table, query.key, limit=query.limit, before=before)
-        if not page.changes and before is None:
+        changes, following = await asyncio.to_thread(_pasts, place, table, query, before)
+        if not changes and before is None:
             raise unknown_row(place.at, table, query.key)
-        changes = [{**commits.about(past.heading), "row": answer.row_text(past.row)} for past in page.changes]
         told = {"group": group, "table": table, "key": query.key, "changes": changes}
-        return _answer(place, told, listing, page.before)
+        return _answer(place, told, listing, following)
 
     async def blame(self, request: Request) -> Response:
         """GET …/tables/{table}/blame"""
@@ -182,28 +186,61 @@ def _place(place: Place) -> dict[str, Any]:
     return answer.place(place.at, place.partition.view.committed_at(place.at))
 
 
+def _pasts(
+    place: Place, table: str, query: HistoryQuery, before: int | None
+) -> tuple[list[dict[str, Any]], int | None]:
+    """A page of a row's history, and the version to go on below."""
+    view, budget = place.partition.view, Budget(query.limit)
+    changes: list[dict[str, Any]] = []
+    while True:
+        page = view.history(place.at, table, query.key, limit=budget.next_rows(), before=before)
+        changes += ({**commits.about(past.heading), "row": answer.row_text(past.row)} for past in page.changes)
+        budget.took(len(page.changes), sum(len(past.row.text or b"") for past in page.changes))
+        before = page.before
+        if before is None or budget.spent:
+            return changes, before
+
+
 def _diff(partition: Partition, before: At, after: At, query: DiffQuery, position: list[str] | None) -> dict[str, Any]:
     view = partition.view
+    budget = Budget(query.limit)
     go_on = None if position is None else (position[0], position[1])
-    page = view.diff(before, after, table=query.table, prefix=query.prefix, limit=query.limit, cursor=go_on)
+    rows: list[dict[str, Any]] = []
+    for page in _differences(view, before, after, query, budget, go_on):
+        rows += (commits.difference(found) for found in page.rows)
+        following = page.cursor
     return {
         "from": answer.place(before, view.committed_at(before)),
         "to": answer.place(after, view.committed_at(after)),
         "counts": _counts(view, before, after, query) if go_on is None else None,
-        "rows": [commits.difference(found) for found in page.rows],
-        "following": page.cursor,
+        "rows": rows,
+        "following": following,
     }
 
 
 def _counts(view: View, before: At, after: At, query: DiffQuery) -> dict[str, Any]:
     """How many rows differ in which way, of the first COUNTED_MAX."""
     counts: Counter[str] = Counter()
-    go_on: tuple[str, str] | None = None
-    while True:
-        page = view.diff(before, after, table=query.table, prefix=query.prefix, limit=COUNTED_MAX, cursor=go_on)
+    budget = Budget(COUNTED_MAX, bytes_max=COUNTED_BYTES_MAX, slice_rows=COUNTED_MAX)
+    for page in _differences(view, before, after, query, budget, None):
         counts.update(commits.change_of(found) for found in page.rows)
-        go_on = page.cursor
-        if go_on is None or counts.total() >= COUNTED_MAX:
-            break
+        complete = page.cursor is None
     kinds = {kind: counts[kind] for kind in ("added", "changed", "removed")}
-    return {"rows": counts.total(), **kinds, "complete": go_on is None}
+    return {"rows": counts.total(), **kinds, "complete": complete}
+
+
+def _differences(
+    view: View, before: At, after: At, query: DiffQuery, budget: Budget, go_on: tuple[str, str] | None
+) -> Iterator[Differences]:
+    """The rows that differ, as far as the budget and ROUNDS_MAX go; at least one page."""
+    for _ in range(ROUNDS_MAX):
+        page = view.diff(before, after, table=query.table, prefix=query.prefix, limit=budget.next_rows(), cursor=go_on)
+        yield page
+        budget.took(len(page.rows), sum(_text_bytes(found) for found in page.rows))
+        go_on = page.cursor
+        if go_on is None or budget.spent:
+            return
+
+
+def _text_bytes(found: Difference) -> int:
+    return sum(len(row.text or b"") for row in (found.before, found.after) if row is not None)

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from versolog.projections.http import answer, cursor
+from versolog.projections.http.budget import Budget
 from versolog.projections.http.reads import Place, headers_of, open_partition, open_place, unknown_row
 from versolog.projections.http.request import (
     AtQuery,
@@ -29,14 +30,8 @@ from versolog.streams.state import MAIN
 from versolog.streams.transaction import Transaction
 from versolog.streams.versions import At
 
-FIRST_SLICE_ROWS = 16
-"""Few, since nothing is known of their size."""
-SLICE_ROWS = 500
-"""Read between two turns of the event loop: a few milliseconds of it."""
-PAGE_BYTES_MAX = 8 * 1024 * 1024
-"""A page of large rows ends here; its cursor goes on."""
 PAGE_SCANNED_MAX = 200_000
-"""And so does a page that looked at so many rows for those that `where` wants."""
+"""A page that looked at so many rows for those that `where` wants ends there; its cursor goes on."""
 
 
 class ScanQuery(PageQuery):
@@ -103,21 +98,17 @@ class Rows:
         """The rows of one answer as text, and the key after which the next one goes on."""
         view, write = place.partition.view, answer.RowText(place.at.group, table)
         bounds: dict[str, Any] = {"prefix": query.prefix, "start": query.start, "end": query.end, "where": where}
+        budget, scanned = Budget(query.limit), 0
         rows: list[bytes] = []
-        page_bytes, scanned, limit = 0, 0, FIRST_SLICE_ROWS
         while True:
-            limit = min(limit, query.limit - len(rows))
-            page = view.scan(place.at, table, **bounds, after=after, limit=limit)
+            page = view.scan(place.at, table, **bounds, after=after, limit=budget.next_rows())
+            texts = [write(key, row) for key, row in page.rows]
+            rows += texts
+            budget.took(len(texts), sum(map(len, texts)))
             scanned += page.scanned
-            for key, row in page.rows:
-                text = write(key, row)
-                rows.append(text)
-                page_bytes += len(text)
             after = page.cursor
-            full = len(rows) >= query.limit or page_bytes >= PAGE_BYTES_MAX or scanned >= PAGE_SCANNED_MAX
-            if after is None or full:
+            if after is None or budget.spent or scanned >= PAGE_SCANNED_MAX:
                 return rows, after
-            limit = _next_slice(len(rows), page_bytes)
             await asyncio.sleep(0)
 
     async def put(self, request: Request) -> Response:
@@ -158,12 +149,6 @@ class Rows:
         elif version is not None:
             tx.expect(table, key, version)
         return tx, query, table, key
-
-
-def _next_slice(rows: int, page_bytes: int) -> int:
-    """How many rows to read next, so that a page of large rows doesn't grow far over its size."""
-    row_bytes = max(1, page_bytes // max(1, rows))
-    return max(1, min(SLICE_ROWS, (PAGE_BYTES_MAX - page_bytes) // row_bytes))
 
 
 def _names(header: str | None, tag: str) -> bool:
