@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple, ParamSpec, TypeVar
 from urllib.parse import urlsplit
@@ -49,8 +49,8 @@ class Sizes(NamedTuple):
     fsync: bool = False
 
     def of(self, count: int) -> int:
-        """`count`, scaled."""
-        return max(1_000, round(count * self.scale))
+        """`count`, scaled; never so few that they are over before they were seen."""
+        return max(10_000, round(count * self.scale))
 
 
 class Round(NamedTuple):
@@ -108,7 +108,8 @@ class Bench:
         )
         process = WorkerProcess(1, plan, log.bootstrap, self.say)
         try:
-            yield Worker(process)
+            with closing(Worker(process)) as worker:
+                yield worker
         finally:
             process.stop()
             process.ended(STOP_TIMEOUT_S)
@@ -157,6 +158,10 @@ class Worker:
         self._http.request("GET", path)
         answer = self._http.getresponse()
         return answer.status, answer.read()
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._http.close()
 
     def digest(self) -> str:
         """Of all that the store holds."""

@@ -101,6 +101,7 @@ def rows_scanned(server: Server, seconds: float) -> Speed:
         count += 1
         if answer.status != http.client.OK:
             raise WrongResultError(f"GET {SCAN} was answered with {answer.status}")
+    connection.close()
     if len(sizes) != 1:
         raise WrongResultError(f"GET {SCAN} was answered with bodies of {sorted(sizes)} bytes")
     return speed(begun, Seen(time.perf_counter(), cpu_s(server.pid), count * SCAN_ROWS))

@@ -291,7 +291,7 @@ def test_the_command_knows_its_benchmarks(capsys: pytest.CaptureFixture[str]) ->
         command.main(["nonesuch"])
     assert "there is no benchmark nonesuch; there are commits, replay, http" in capsys.readouterr().err
     assert Sizes(scale=0.5).of(60_000) == 30_000
-    assert Sizes(scale=0.001).of(60_000) == 1_000
+    assert Sizes(scale=0.001).of(60_000) == 10_000
 
 
 @pytest.mark.slow
