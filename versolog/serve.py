@@ -13,7 +13,6 @@ from versolog.projections.copy import open_copy
 from versolog.projections.http import app
 from versolog.projections.lag import Lag
 from versolog.projections.node import Node
-from versolog.schemas.errors import Malformed
 from versolog.streams.runtime import HttpServer
 
 
@@ -29,7 +28,7 @@ async def serve(directory: Path, host: str, port: int, ready: Callable[[str], No
         own_url="",
         lag=Lag(partitions),
     )
-    http = HttpServer(app(node, registry=_NoRegistry(), metrics=CollectorRegistry()), host, port)
+    http = HttpServer(app(node, metrics=CollectorRegistry()), host, port)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, http.stop)
@@ -44,16 +43,3 @@ async def serve(directory: Path, host: str, port: int, ready: Callable[[str], No
 async def _nobody(*, refresh: bool = False) -> Mapping[int, str]:
     """A copy asks no other node."""
     return {}
-
-
-class _NoRegistry:
-    """A copy holds rows, and no topics whose schemas anyone would ask for."""
-
-    def text_of(self, schema_id: int) -> str:
-        raise Malformed("a copy keeps no schema registry; ask the live store")
-
-    def subjects(self) -> dict[str, list[int]]:
-        return {}
-
-    def refresh(self) -> None:
-        """There is nothing to read anew."""

@@ -58,7 +58,7 @@ def _operation(openapi: dict[str, Any], method: str, path: str, operation: dict[
 def _parameters(parameters: list[dict[str, Any]]) -> str:
     rows = "".join(
         f"<tr><td><code>{escape(one['name'])}</code> <small>{escape(one['in'])}</small></td>"
-        f"<td>{escape(one.get('description', ''))}</td></tr>"
+        f"<td>{_code(one.get('description', ''))}</td></tr>"
         for one in parameters
         if one["in"] != "path"
     )
