@@ -16,12 +16,13 @@ import orjson
 
 from versolog.projections import keys
 from versolog.projections.queries import Predicate
+from versolog.projections.recent import Recent
 from versolog.projections.store import Store
 from versolog.schemas.codec import Record
 from versolog.schemas.documents import Document
 from versolog.streams import versions
 from versolog.streams.state import Level, Row
-from versolog.streams.versions import At, Difference
+from versolog.streams.versions import At, Difference, Touched
 
 SCANNED_MAX = 2_000
 """Rows that one call looks at beyond its limit, some milliseconds, so that a `where` few rows fit holds up nobody."""
@@ -29,6 +30,8 @@ WALKED_MAX = 2_000
 """Commits that one call looks at for those that touch a table."""
 DIFF_CHANGES_MAX = 20_000
 """Changes between two places up to which the rows they name are compared; beyond it, whole tables are, side by side."""
+WALKS_KEPT_MAX = 4
+"""Differences whose candidate rows are kept from one page to the next."""
 
 _EVERYTHING = b"\xff"
 _DELETED = object()
@@ -91,6 +94,7 @@ class View:
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self._walks: Recent[tuple[str, int, int], Touched] = Recent(WALKS_KEPT_MAX)
 
     def resolve(self, group: str, at: str | None = None, branch: str | None = None) -> At:
         """The exact place that `at` names; see `versions.resolve`, whose errors it raises."""
@@ -264,7 +268,7 @@ class View:
         Costs the changes since the places parted, or the rows of both where the changes are too many to go through.
         The system's own tables are left out, unless `table` names one.
         """
-        walk = versions.touched(self.store, before.group, before.version, after.version, changes_max=DIFF_CHANGES_MAX)
+        walk = self._touched(before.group, before.version, after.version)
         if not walk.complete:
             return self._diff_by_scan(before, after, table, prefix, limit, cursor)
         candidates = sorted(
@@ -281,6 +285,16 @@ class View:
                 page = found[:limit]
                 return Differences(page, (page[-1].table, page[-1].key))
         return Differences(found, None)
+
+    def _touched(self, group: str, before: int, after: int) -> Touched:
+        """The rows that can differ. Kept for the next pages: between two versions it's the same for ever."""
+        key = group, before, after
+        walk = self._walks.get(key)
+        if walk is None:
+            walk = versions.touched(self.store, group, before, after, changes_max=DIFF_CHANGES_MAX)
+            walk = walk if walk.complete else Touched(set(), complete=False)
+            self._walks.add(key, walk, self._walks.changes)
+        return walk
 
     def _diff_by_scan(
         self, before: At, after: At, table: str | None, prefix: str | None, limit: int, cursor: tuple[str, str] | None
