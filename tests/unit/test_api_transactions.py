@@ -11,8 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.inprocess import House, house
+from tests.inprocess import PARTITIONS, House, house
 from versolog.schemas.errors import Unavailable
+from versolog.schemas.topics import partition_of
 
 pytestmark = pytest.mark.anyio
 
@@ -105,6 +106,35 @@ async def test_the_id_and_the_head_may_stand_in_headers(tmp_path: Path) -> None:
             assert (unlike.status_code, unlike.json()["code"]) == (422, "invalid")
         bad = await client.post(SEND, json=put(), headers={"idempotency-key": '""'})
         assert (bad.status_code, bad.json()["field"]) == (400, "idempotency-key")
+
+
+async def test_several_groups_of_a_partition_are_committed_whole_or_refused_whole(tmp_path: Path) -> None:
+    names = [f"g{number}" for number in range(20)]
+    one, other = [name for name in names if partition_of(name, PARTITIONS) == 0][:2]
+    change = {"op": "add", "table": "t", "key": "k", "row": {"n": 1}}
+    async with house(tmp_path) as (_, client):
+        parts = [{"group": other, "changes": [change]}, {"group": one, "changes": [change], "expect_head": 0}]
+        answer = await client.post(SEND, json={"id": "t-1", "parts": parts})
+        assert answer.status_code == 201, answer.text
+        assert [(part["group"], part["version"]) for part in answer.json()["parts"]] == [(one, 1), (other, 1)]
+        assert answer.headers["versolog-token"] == f"{one}:1,{other}:1"
+        assert (await client.get(answer.headers["location"])).json() == answer.json()
+        commit = (await client.get(f"/v1/groups/{one}/commits/1")).json()
+        assert commit["others"] == [{"group": other, "version": 1}]
+        refused = await client.post(SEND, json={"parts": parts})
+        assert (refused.status_code, refused.json()["group"]) == (412, one)
+        assert (await client.get(f"/v1/groups/{other}")).json()["version"] == 1
+        ambiguous = await client.post(SEND, json={"parts": parts}, headers={"if-match": '"1"'})
+        assert (ambiguous.status_code, ambiguous.json()["field"]) == (422, "if-match")
+
+
+async def test_a_transaction_may_only_ask(tmp_path: Path) -> None:
+    async with house(tmp_path) as (_, client):
+        await client.post(SEND, json=put())
+        asked = await client.post(SEND, json={"group": "UA", "expect_head": 1})
+        assert (asked.status_code, asked.json()["version"], asked.json()["hash"]) == (201, 0, None)
+        assert "versolog-token" not in asked.headers
+        assert (await client.post(SEND, json={"group": "UA", "expect_head": 2})).status_code == 412
 
 
 async def test_an_outcome_is_found_by_id_with_and_without_the_group(tmp_path: Path) -> None:
