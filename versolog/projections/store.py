@@ -214,12 +214,17 @@ class Store:
 
     def rows(self, group: str, level: Level, places: Sequence[tuple[str, str]]) -> list[Row | None]:
         """As `row`, for many (table, key) at once."""
-        found = [layout.row_prefix(group, level.branch, table) + keys.text(key) for table, key in places]
-        values = self._rocks.get_all(layout.LATEST, found)
-        return [
-            None if value is None else self._as_of(place, value, level.upto)
-            for place, value in zip(found, values, strict=True)
-        ]
+        prefixes = {table: layout.row_prefix(group, level.branch, table) for table in {table for table, _ in places}}
+        wanted = [prefixes[table] + keys.text(key) for table, key in places]
+        values = self._rocks.get_all(layout.LATEST, wanted)
+        found = [None if value is None else layout.read_latest(value) for value in values]
+        later = [index for index, row in enumerate(found) if row is not None and row.version > level.upto]
+        if later:
+            later.sort(key=wanted.__getitem__)
+            past = self._rocks.cursor(layout.ROWS, keys.end(wanted[later[-1]]))
+            for index in later:
+                found[index] = _past_state(past, wanted[index], level.upto)
+        return found
 
     def scan(self, group: str, level: Level, table: str, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, Row]]:
         """The rows at one level from key `lower` up to, not including, key `upper` (as bytes of a key), in order.
@@ -233,10 +238,10 @@ class Store:
             row = layout.read_latest(value)
             if row.version > upto:
                 past = past or self._rocks.cursor(layout.ROWS, prefix + upper)
-                found = past.at_or_after(key + keys.descending(upto))
-                if found is None or found[0][:-8] != key:
+                earlier = _past_state(past, key, upto)
+                if earlier is None:
                     continue  # it came later
-                row = layout.read_row(keys.read_descending(found[0], len(key)), found[1])
+                row = earlier
             yield key[size:], row
 
     def versions(self, group: str, level: Level, table: str, key: str) -> Iterator[Row]:
@@ -416,6 +421,14 @@ class _KeptSchemas:
         if value is None:
             raise Malformed(f"the store in {self._rocks.path} keeps no schema with id {schema_id}")
         return value.decode()
+
+
+def _past_state(past: Cursor, place: bytes, upto: int) -> Row | None:
+    """The state of the row at `place` as of a version; None where it came later."""
+    found = past.at_or_after(place + keys.descending(upto))
+    if found is None or found[0][:-8] != place:
+        return None
+    return layout.read_row(keys.read_descending(found[0], len(place)), found[1])
 
 
 def _check_meta(rocks: Rocks, key: bytes, what: str, expected: bytes) -> None:

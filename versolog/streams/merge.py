@@ -222,7 +222,8 @@ class Merge:
             chosen = conflict.ours if settling.policy == "ours" else conflict.theirs
             if _can_stand(conflict, chosen):
                 return chosen
-        self.conflicts.append(replace(conflict, stale=bool(given) and fitting is None))
+        stale = bool(given) and fitting is None
+        self.conflicts.append(replace(conflict, stale=True) if stale else conflict)
         return conflict.ours
 
 
@@ -230,6 +231,8 @@ def same(one: Any, other: Any) -> bool:
     """Whether two values are the same JSON text: true is not 1, 1 is not 1.0, and 0.0 is not -0.0."""
     if type(one) is not type(other):
         return False
+    if isinstance(one, dict | list) and one != other:
+        return False  # the most, told in no time: what is the same JSON is equal
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(same(value, other[name]) for name, value in one.items())
     if isinstance(one, list):

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import orjson
+
 from versolog.schemas import errors
 from versolog.schemas.documents import row_from_text, to_bytes
 from versolog.schemas.errors import VersologError, refusal
@@ -209,7 +211,7 @@ def _document(row: Any) -> Any:
     """A row as merging takes it. Merged bases are documents already, of which something may not be known."""
     if row is None:
         return ABSENT
-    return row_from_text(row) if isinstance(row, bytes) else row
+    return orjson.loads(row) if isinstance(row, bytes) else row
 
 
 def _text(row: Any) -> bytes | None:

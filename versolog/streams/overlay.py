@@ -157,6 +157,8 @@ class Overlay:
 
     def rows(self, group: str, level: Level, places: Sequence[tuple[str, str]]) -> list[Row | None]:
         layers = [layer.rows for layer in self._layers if layer.rows]
+        if not layers:
+            return self._base.rows(group, level, places)
         decided = {
             place: self.row(group, level, *place)
             for place in places
