@@ -24,6 +24,7 @@ from versolog.cli.shown import (
     settings_of,
 )
 from versolog.config import Settings
+from versolog.lifetime import interrupt_on_sigterm
 from versolog.schemas.errors import Invalid
 
 GroupOption = Annotated[str | None, typer.Option("--group", help="Only this group.")]
@@ -44,6 +45,7 @@ def replay(
     from versolog.schemas.topics import describe
     from versolog.worker import registry_of
 
+    interrupt_on_sigterm()
     with errors_told(), progress("replaying") as told:
         if at is not None and cut is not None:
             raise Invalid("--at and --cut say the same thing twice; give one of them")

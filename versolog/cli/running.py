@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
-import os
 import signal
 import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import structlog
 import typer
 
+from versolog import lifetime
 from versolog.cli.shown import (
     DEFAULT_DATA,
     Bootstrap,
@@ -50,7 +49,7 @@ def up(
 
     begun = time.monotonic()
     plan = Plan(data, http_port, kafka_port, partitions, workers, fsync)
-    signal.signal(signal.SIGTERM, _as_interrupt)
+    lifetime.interrupt_on_sigterm()
     with (
         errors_told(),
         contextlib.suppress(KeyboardInterrupt),
@@ -83,7 +82,7 @@ def worker(
     from versolog.worker import work
 
     if end_with_parent:
-        _end_with_parent()
+        lifetime.end_with_parent(signal.SIGTERM)
     with errors_told():
         settings = settings_of(
             bootstrap=bootstrap, data=data, http_host=http_host, http_port=http_port, advertised_url=advertised_url,
@@ -183,15 +182,3 @@ def _log_to_stderr(settings: Settings) -> None:
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
     for quiet in ("aiokafka", "faust", "mode", "httpx", "httpcore", "uvicorn.access"):
         logging.getLogger(quiet).setLevel(logging.WARNING)
-
-
-def _end_with_parent() -> None:
-    """Have the kernel send SIGTERM when the process that started this one ends (prctl PR_SET_PDEATHSIG, Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(1, int(signal.SIGTERM), 0, 0, 0)
-        if os.getppid() == 1:
-            sys.exit("the process that started this worker has ended")
-
-
-def _as_interrupt(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt

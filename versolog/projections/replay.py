@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import glob
 import multiprocessing
 import os
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,13 +21,14 @@ from typing import Any
 
 from confluent_kafka import Message, Producer
 
+from versolog.lifetime import end_with_parent
 from versolog.projections.copy import Manifest, open_copy
 from versolog.projections.digest import group_digest, store_digest
 from versolog.projections.store import Store
 from versolog.projections.tail import OUTCOMES, Ends, Tail, catch_up, last_record
 from versolog.schemas import codec as avro
 from versolog.schemas.codec import Codec, SchemaIds
-from versolog.schemas.errors import Invalid, Misconfigured, Unavailable
+from versolog.schemas.errors import Invalid, Misconfigured, NotFound, Unavailable
 from versolog.schemas.topics import TopicIds, Topics, partition_of
 from versolog.streams.versions import TimeRef, parse_ref, resolve
 
@@ -102,7 +107,7 @@ def replay(
     """Rebuild what `at` names (a version, branch or tag of `group`, or a time; None: the newest) into `into`.
 
     `into` must not exist or be empty; it appears whole or not at all. Raises Invalid, NotFound for an unknown
-    reference, Misconfigured, BrokenLog, and Unavailable for a time that the log can't close.
+    reference or group, Misconfigured, BrokenLog, and Unavailable for a time that the log can't close.
     """
     if into.exists() and any(into.iterdir()):
         raise Misconfigured(f"{into} is not empty; a replay needs a fresh directory")
@@ -121,9 +126,15 @@ def replay(
 
 @contextmanager
 def _fresh_directory(into: Path) -> Iterator[Path]:
-    """A directory beside `into` that takes its name at the end, and is gone if that is not reached."""
-    directory = Path(tempfile.mkdtemp(prefix=f".{into.name}-", dir=into.parent))
+    """A directory beside `into` that takes its name at the end, and is gone if that is not reached: at once, or with
+    the next replay where this one is killed."""
+    prefix = f".{into.name}-"
+    for left in into.parent.glob(f"{glob.escape(prefix)}*"):
+        _remove_unless_held(left)
+    directory = Path(tempfile.mkdtemp(prefix=prefix, dir=into.parent))
+    held = os.open(directory, os.O_RDONLY)
     try:
+        fcntl.flock(held, fcntl.LOCK_EX)
         yield directory
         if into.exists():
             into.rmdir()
@@ -131,6 +142,19 @@ def _fresh_directory(into: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
         raise
+    finally:
+        os.close(held)
+
+
+def _remove_unless_held(directory: Path) -> None:
+    """Remove what a killed replay left; one that still runs holds its directory."""
+    with contextlib.suppress(OSError):
+        held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(directory, ignore_errors=True)
+        finally:
+            os.close(held)
 
 
 def _wanted(log: Log, directory: Path, at: str | None, group: str | None) -> Wanted:
@@ -217,6 +241,7 @@ class _Folder:
 
 _folder: _Folder
 _heard: Any
+_over: Any
 
 
 def _fold_all(
@@ -229,34 +254,46 @@ def _fold_all(
         folder = _Folder(log, directory, wanted)
         return sum(folder.fold(number, told.add) for number in numbers)
     context = multiprocessing.get_context("spawn")
-    heard: Any = context.Queue()
+    heard, over = context.Queue(), context.Event()
     busy_first = sorted(numbers, key=lambda number: -ends[log.topics.commits, number])
-    begin = (log, directory, wanted, heard)
+    begin = (log, directory, wanted, heard, over)
     with ProcessPoolExecutor(min(processes, len(numbers)), context, _begin, begin) as pool:
-        tasks = [pool.submit(_fold_in_process, number) for number in busy_first]
-        _pass_on(heard, tasks, told)
-        return sum(task.result() for task in tasks)
+        try:
+            tasks = [pool.submit(_fold_in_process, number) for number in busy_first]
+            _pass_on(heard, tasks, told)
+            return sum(task.result() for task in tasks)
+        except BaseException:
+            over.set()  # else the tasks under way would be waited for
+            raise
 
 
-def _begin(log: Log, directory: Path, wanted: Wanted, heard: Any) -> None:
+def _begin(log: Log, directory: Path, wanted: Wanted, heard: Any, over: Any) -> None:
     """Make one process of the pool ready for its tasks."""
-    global _folder, _heard
-    _folder, _heard = _Folder(log, directory, wanted), heard
+    global _folder, _heard, _over
+    end_with_parent(signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends Ctrl-C to all; the first process says what then
+    heard.cancel_join_thread()  # nobody listens any more when the first process gives up
+    _folder, _heard, _over = _Folder(log, directory, wanted), heard, over
 
 
 def _fold_in_process(number: int) -> int:
-    return _folder.fold(number, _heard.put)
+    return _folder.fold(number, _tell)
+
+
+def _tell(records: int) -> None:
+    if _over.is_set():
+        raise Unavailable("the replay was given up")
+    _heard.put(records)
 
 
 def _pass_on(heard: Any, tasks: Sequence[Future[int]], told: _Told) -> None:
+    """Tell how far the tasks are until all have ended. Raises what the first of them that fails raised."""
     while not all(task.done() for task in tasks):
-        try:
+        with contextlib.suppress(Empty):
             told.add(heard.get(timeout=CLOSE_POLL_S))
-        except Empty:
-            continue
-        if any(task.done() and task.exception() is not None for task in tasks):
-            for task in tasks:
-                task.cancel()
+        for task in tasks:
+            if task.done():
+                task.result()
 
 
 class _Told:
@@ -276,12 +313,14 @@ def _with_digest(directory: Path, manifest: Manifest) -> Manifest:
     _, partitions = open_copy(directory)
     try:
         time_ms = manifest.time_ms
+        stores = [partition.store for partition in partitions.values()]
+        if manifest.group is not None and stores[0].head(manifest.group) is None:
+            group = manifest.group
+            raise NotFound(f"no group {group!r}: nothing was written to it by then", code="unknown-group", group=group)
         if manifest.version is not None and manifest.group is not None:
-            store = next(iter(partitions.values())).store
-            step = store.step(manifest.group, manifest.version)
+            step = stores[0].step(manifest.group, manifest.version)
             assert step is not None, "the version was folded"
             time_ms = step.committed_at - 1  # a later version may have the same committed_at and is not here
-        stores = [partition.store for partition in partitions.values()]
         digest = store_digest(stores) if manifest.group is None else group_digest(stores[0], manifest.group)
         return replace(manifest, digest=digest.hex(), time_ms=time_ms)
     finally:

@@ -1,0 +1,29 @@
+"""How processes end: with the one that started them, and in order."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from typing import NoReturn
+
+
+def end_with_parent(number: signal.Signals) -> None:
+    """Have the kernel send this process a signal when the one that started it ends (prctl PR_SET_PDEATHSIG, Linux).
+
+    More exactly, when the *thread* ends that started it.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(1, int(number), 0, 0, 0)
+        if os.getppid() == 1:
+            sys.exit("the process that started this one has ended")
+
+
+def interrupt_on_sigterm() -> None:
+    """Have SIGTERM end the main thread as Ctrl-C does: by KeyboardInterrupt, so that what was begun is cleared away."""
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
