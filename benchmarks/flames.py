@@ -26,6 +26,8 @@ IDLE = (
     "fetched (versolog/projections/tail.py",
 )
 """The frames in which a worker's threads wait for work."""
+LAUNCHING = ("(typer/", "(<frozen runpy>", "<module> (<string>", "(multiprocessing/", "(concurrent/futures/process.py",
+             "Thread._bootstrap", "Thread.run (")  # fmt: skip
 WIDTH, ROW, TOP = 1200, 17, 40
 
 
@@ -67,7 +69,8 @@ def recorded(pid: int, path: Path, *, waits: bool) -> Iterator[Path]:
         _, told = spy.communicate(timeout=WRITE_TIMEOUT_S)
     if not folded.exists():
         raise RuntimeError(f"py-spy made no profile: {told.strip()}")
-    stacks = [stack for stack in read(folded.read_text().splitlines()) if waits or not is_idle(stack)]
+    sampled = (without_launching(stack) for stack in read(folded.read_text().splitlines()))
+    stacks = [stack for stack in sampled if stack.frames and (waits or not is_idle(stack))]
     picture.write_text(drawn(path.name, stacks))
     path.with_suffix(".txt").write_text(told_shares(stacks))
 
@@ -77,6 +80,11 @@ def read(lines: Iterable[str]) -> Iterator[Stack]:
     for line in lines:
         frames, _, samples = line.rpartition(" ")
         yield Stack(tuple(frames.split(";")), int(samples))
+
+
+def without_launching(stack: Stack) -> Stack:
+    """The stack without the frames that only lead to ours, and are the same in every sample."""
+    return stack._replace(frames=tuple(frame for frame in stack.frames if not any(name in frame for name in LAUNCHING)))
 
 
 def is_idle(stack: Stack) -> bool:

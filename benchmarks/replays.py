@@ -92,6 +92,7 @@ def _apart(bench: Bench, log: Log, processes: int, flame: str | None = None) -> 
         with process_apart() as (pid, pool):
             if flame is None:
                 return pool.submit(replayed, log, into, processes).result()
+            pool.submit(_now, 0).result()  # imports all this
             with bench.profiled(pid, flame, waits=True):  # one thread: waiting for RocksDB is its time too
                 return pool.submit(replayed, log, into, processes).result()
     finally:

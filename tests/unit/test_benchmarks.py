@@ -264,6 +264,13 @@ def test_a_thread_that_waits_for_work_is_idle() -> None:
     assert not flames.is_idle(busy)
 
 
+def test_frames_that_only_lead_to_ours_are_left_out() -> None:
+    (stack,) = flames.read(
+        ["main (typer/core.py:1);Thread.run (threading.py:1);decide (versolog/streams/decide.py:9) 5"]
+    )
+    assert flames.without_launching(stack) == (("decide (versolog/streams/decide.py:9)",), 5)
+
+
 def test_a_flame_graph_is_as_wide_as_its_shares() -> None:
     svg = ElementTree.fromstring(flames.drawn("a <worker>", flames.read([*FOLDED, "run;rare 0"])))
     found = {}
