@@ -232,6 +232,13 @@ def _kept(up: Running, say: Say) -> Iterator[None]:
         thread.join(SUPERVISOR_END_S)  # Kafka, if it is just being started again, ends with this process
 
 
+def until_interrupted() -> None:
+    """Wait for a KeyboardInterrupt. Not by `signal.pause` alone: a signal that comes just before it, or that another
+    thread takes, would not end it."""
+    while True:
+        time.sleep(1.0)
+
+
 def _wait_until_ready(up: Running) -> None:
     deadline = time.monotonic() + READY_TIMEOUT_S
     while not up.ready:

@@ -45,7 +45,7 @@ def up(
     fsync: Annotated[bool, typer.Option(help="Survive a power cut: every record is flushed to the disk.")] = False,
 ) -> None:
     """Kafka, its topics and workers with the HTTP API, in the foreground, until Ctrl-C."""
-    from versolog.up import Plan, running
+    from versolog.up import Plan, running, until_interrupted
 
     begun = time.monotonic()
     plan = Plan(data, http_port, kafka_port, partitions, workers, fsync)
@@ -58,7 +58,7 @@ def up(
         took_s = time.monotonic() - begun
         where = f"http {' '.join(it.http_urls)}  kafka {it.bootstrap}  data {data}"
         print(f"ready  {where}  ({took_s:.1f} s)", flush=True)
-        signal.pause()
+        until_interrupted()
 
 
 def worker(

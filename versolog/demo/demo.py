@@ -6,7 +6,6 @@ demo with exit status 1, and so does anything that hinders it.
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 import tempfile
@@ -28,7 +27,7 @@ from versolog.demo.straight import Straight, Tables
 from versolog.demo.stream import Moment, Streamed, moments, stream
 from versolog.schemas.errors import Misconfigured
 from versolog.schemas.times import millis_to_text
-from versolog.up import Plan, Running, running
+from versolog.up import Plan, Running, running, until_interrupted
 
 HTTP_PORT = 8080
 CARRIER = "UA"
@@ -135,7 +134,7 @@ class Story:
         """Until Ctrl-C."""
         self.stage.say("\nversolog goes on running; Ctrl-C stops it")
         with suppress(KeyboardInterrupt):
-            signal.pause()
+            until_interrupted()
 
     def _stream(self) -> Streamed:
         self.stage.step("Stream the flights in the order they happened, and tag three moments")
