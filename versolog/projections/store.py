@@ -323,9 +323,10 @@ class Store:
     def disk_bytes(self) -> int:
         """What the store's files take."""
         total = 0
-        for file in self.path.iterdir():
-            with suppress(FileNotFoundError):  # files come and go while it is written
-                total += file.stat().st_size
+        with suppress(FileNotFoundError):  # the directory goes while a store is made anew
+            for file in self.path.iterdir():
+                with suppress(FileNotFoundError):  # files come and go while it is written
+                    total += file.stat().st_size
         return total
 
     # Writing
