@@ -11,7 +11,7 @@ from versolog.projections.layout import GroupState, Pending, Piece
 from versolog.schemas.codec import Record, encode, schema
 from versolog.schemas.errors import BrokenLog
 from versolog.streams.state import NO_HASH, Branch, Head
-from versolog.streams.versions import DROP_GROUP, branches_after
+from versolog.streams.versions import DROP_GROUP, branches_after, joined
 
 
 class Batch(Protocol):
@@ -239,6 +239,8 @@ class Fold:
         self._put(line.key + keys.number(version), entry, self._families.commits)
         if branch_id != line.branch:
             self._change_runs(line, record["group"], branch_id, version)
+        if (other := joined(record)) is not None:
+            self._put(layout.join_key(record["group"], branch_id, version), keys.number(other), self._families.refs)
         self._hashes[offset] = hash_
         line.version, line.hash = version, hash_
         line.committed_at, line.transaction_offset = record["committed_at"], record["transaction_offset"]

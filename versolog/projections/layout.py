@@ -12,6 +12,7 @@
 | refs | t, group, name | version: the tags |
 | refs | n, group, name, ~version | what the name became at that version |
 | refs | r, group, branch id, ~version | a run of versions on that branch begins, or ends, here |
+| refs | j, group, branch id, ~version | the version that was merged into the branch there |
 | refs | p, group | the commit of which only the first pieces have come |
 | transactions | transaction id | Avro body of its outcome |
 | meta | a word | format, identity, offsets, checkpoint, schemas |
@@ -236,6 +237,16 @@ def run_key(group: str, branch: int, version: int) -> bytes:
 
 
 RUN_BEGINS, RUN_ENDS = b"b", b"e"
+
+
+def join_prefix(group: str, branch: int) -> bytes:
+    """What the keys of the merges into a branch start with."""
+    return b"j" + text(group) + number(branch)
+
+
+def join_key(group: str, branch: int, version: int) -> bytes:
+    """The key of a merge into a branch; its value is the other version, as a number."""
+    return join_prefix(group, branch) + descending(version)
 
 
 def pending_key(group: str) -> bytes:

@@ -21,7 +21,7 @@ from versolog.projections.rocks import Cursor, Memory, Rocks, unusable
 from versolog.schemas import codec as avro
 from versolog.schemas.codec import Codec, Record
 from versolog.schemas.errors import Malformed, Misconfigured
-from versolog.streams.state import Branch, Head, Level, Row, Step
+from versolog.streams.state import Branch, Head, Join, Level, Row, Step
 
 GROUPS_CACHED_MAX = 16_384
 BRANCHES_CACHED_MAX = 16_384
@@ -187,6 +187,12 @@ class Store:
             f"the name {name!r} of {group!r} was a branch {branch_id} that the store doesn't know"
         )
         return Level(branch_id, branch.fork)
+
+    def joins(self, group: str, level: Level) -> Iterator[Join]:
+        prefix = layout.join_prefix(group, level.branch)
+        lower = prefix + keys.descending(level.upto)
+        for key, value in self._rocks.between(layout.REFS, lower, keys.end(prefix)):
+            yield Join(keys.read_descending(key, len(prefix)), keys.read_number(value))
 
     def version_at(self, group: str, time_ms: int) -> int:
         head = self.head(group)

@@ -1,5 +1,9 @@
 """Ancestry in a group's commit graph. A commit's number is above its parents', so the graph is walked by number.
 
+Each branch is a line: of two commits on it, the older led to the newer. So a walk does not go from commit to commit but
+from one merge, or beginning of a branch, to the next, and costs as many steps as there are of these, however many
+commits were made meanwhile.
+
 A fast-forward takes a version, as every operation does, but is no place of its own in the graph: it stands for the
 commit that it moved its branch to. So two branches that were brought together so have nothing to merge, as in Git.
 """
@@ -10,12 +14,8 @@ import heapq
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from versolog.streams.state import State, Step
-from versolog.streams.versions import standing, touched
-
-MERGE = "merge"
-
-_ONE, _OTHER, _BOTH, _BELOW = 1, 2, 3, 4
+from versolog.streams.state import Join, Level, State, Step
+from versolog.streams.versions import MERGE, first_parent, standing, touched
 
 
 class Apart(NamedTuple):
@@ -43,35 +43,25 @@ def node(state: State, group: str, version: int) -> Step | None:
 
 def merge_bases(state: State, group: str, ones: Sequence[int], other: int) -> list[int]:
     """The best common ancestors of `other` and of what a merge of `ones` would be, newest first: common ancestors that
-    are none of each other's.
-
-    More than one after merges that crossed. The cost is that of the commits since.
-    """
-    walk = _walk(state, group, ones, [other])
-    return [step.version for step, marks in walk if marks == _BOTH]
+    are none of each other's. More than one after merges that crossed."""
+    return _Descent(state, group, ones, [other]).bases
 
 
-def is_ancestor(state: State, group: str, ancestor: int, descendant: int) -> bool:
-    """Whether `descendant` has all that led to `ancestor`, which may be the same."""
-    step = node(state, group, ancestor)
-    return step is None or merge_bases(state, group, [ancestor], descendant) == [step.version]
-
-
-def is_kept(state: State, group: str, version: int, tips: Sequence[int]) -> bool:
-    """Whether one of `tips` has all that led to `version`."""
-    walk = _walk(state, group, [version], tips)
-    return all(marks != _ONE for _, marks in walk)
+def is_ancestor(state: State, group: str, version: int, tips: Sequence[int]) -> bool:
+    """Whether one of `tips` has all that led to `version`, or is it."""
+    step = node(state, group, version)
+    return step is None or _Descent(state, group, [version], tips).bases == [step.version]
 
 
 def apart(state: State, group: str, one: int, other: int) -> Apart:
-    """How many commits each of two versions has that the other has not."""
-    marks = [found for _, found in _walk(state, group, [one], [other])]
-    return Apart(marks.count(_ONE), marks.count(_OTHER))
+    """How many commits each of two versions has that the other has not. Costs these."""
+    descent = _Descent(state, group, [one], [other])
+    return Apart(*(sum(1 for _ in _commits(state, group, descent, side)) for side in (_ONE, _OTHER)))
 
 
 def missing_from(state: State, group: str, version: int, known: Sequence[int]) -> Iterator[Step]:
-    """The commits that lead to `version` and to none of `known`, newest first."""
-    return (step for step, marks in _walk(state, group, [version], known) if marks == _ONE)
+    """The commits that lead to `version` and to none of `known`. Costs these."""
+    return _commits(state, group, _Descent(state, group, [version], known), _ONE)
 
 
 def brought(state: State, group: str, base: int, tip: int) -> set[tuple[str, str]]:
@@ -93,34 +83,115 @@ def brought(state: State, group: str, base: int, tip: int) -> set[tuple[str, str
     return rows
 
 
-def _walk(state: State, group: str, ones: Sequence[int], others: Sequence[int]) -> Iterator[tuple[Step, int]]:
-    """The commits from all these versions down to where nothing but common ancestors of common ancestors is left,
-    newest first, each marked by which of the two sides it leads to; `_BOTH` only where no descendant is marked so."""
-    marks: dict[int, int] = {}
-    steps: dict[int, Step] = {}
-    queue: list[int] = []
-    open_ = 0  # how many in the queue are not known to be below a common ancestor
+_ONE, _OTHER, _BOTH, _BELOW = 1, 2, 3, 4
+_ARRIVAL, _JOIN, _BEGINNING = range(3)
 
-    def mark(version: int, found: int) -> int:
-        step = node(state, group, version)
-        if step is None:
-            return 0
-        before = marks.get(step.version)
-        after = marks[step.version] = (before or 0) | found
-        if before is None:
-            steps[step.version] = step
-            heapq.heappush(queue, -step.version)
-        was_open = before is not None and not before & _BELOW
-        return (not after & _BELOW) - was_open
 
-    for side, versions in ((_ONE, ones), (_OTHER, others)):
-        for version in versions:
-            open_ += mark(version, side)
-    while open_:
-        version = -heapq.heappop(queue)
-        found, step = marks.pop(version), steps.pop(version)
-        open_ -= not found & _BELOW
-        for parent in step.parents:
-            open_ += mark(parent, found | _BELOW if found & _BOTH == _BOTH else found)
-        if not found & _BELOW:
-            yield step, found
+class _Run(NamedTuple):
+    """The commits of a branch from version `upto`, itself one, down to above `above`."""
+
+    branch: int
+    above: int
+    upto: int
+    marks: int
+    """Which of the two sides they lead to."""
+
+
+class _Descent:
+    """Goes down from two sides at once, by version, until all that is left leads to both by way of what is found."""
+
+    def __init__(self, state: State, group: str, ones: Sequence[int], others: Sequence[int]) -> None:
+        self._state, self._group = state, group
+        self.bases: list[int] = []
+        self.runs: list[_Run] = []
+        """What leads to one side alone is in one of them."""
+        self._queue: list[tuple[int, int, int, int]] = []
+        """What is met next: -version, which of three it is, the branch, and the marks that arrive or what joins."""
+        self._open = 0  # arrivals in the queue, and branches gone down, that are not below a base
+        self._marks: dict[int, int] = {}
+        self._since: dict[int, int] = {}
+        self._joins: dict[int, Iterator[Join]] = {}
+        for marks, versions in ((_ONE, ones), (_OTHER, others)):
+            for version in versions:
+                self._arrive(version, marks)
+        while self._open:
+            self._go_on()
+
+    def _arrive(self, version: int, marks: int) -> None:
+        step = node(self._state, self._group, version)
+        if step is not None:
+            self._open += _is_open(marks)
+            heapq.heappush(self._queue, (-step.version, _ARRIVAL, step.branch, marks))
+
+    def _go_on(self) -> None:
+        negative, what, branch, told = heapq.heappop(self._queue)
+        if what == _ARRIVAL:
+            self._open -= _is_open(told)
+            while self._queue and self._queue[0][:3] == (negative, what, branch):
+                more = heapq.heappop(self._queue)[3]
+                self._open -= _is_open(more)
+                told |= more
+            self._meet(branch, -negative, told)
+        elif what == _JOIN:
+            self._arrive(told, self._marks[branch])
+            self._expect_join(branch)
+        else:
+            self._begin(branch)
+
+    def _meet(self, branch: int, version: int, marks: int) -> None:
+        """Something arrives at a commit of a branch, and goes on down the branch."""
+        before = self._marks.get(branch, 0)
+        after = before | marks
+        if after & _BOTH == _BOTH and not after & _BELOW:
+            self.bases.append(version)
+            after |= _BELOW
+        if after == before:
+            return
+        if before:
+            self.runs.append(_Run(branch, version, self._since[branch], before))
+            self._open -= _is_open(before)
+        else:
+            self._joins[branch] = self._state.joins(self._group, Level(branch, version))
+            self._expect_join(branch)
+            heapq.heappush(self._queue, (-branch, _BEGINNING, branch, 0))
+        self._open += _is_open(after)
+        self._marks[branch], self._since[branch] = after, version
+
+    def _expect_join(self, branch: int) -> None:
+        join = next(self._joins[branch], None)
+        if join is not None:
+            heapq.heappush(self._queue, (-join.version, _JOIN, branch, join.other))
+
+    def _begin(self, branch: int) -> None:
+        """A branch began here: what led to it is on the branch it was made from."""
+        marks = self._marks.pop(branch)
+        self.runs.append(_Run(branch, branch - 1, self._since[branch], marks))
+        self._open -= _is_open(marks)
+        made = self._state.branch_by_id(self._group, branch)
+        assert made is not None, f"group {self._group!r} has no branch with id {branch}"
+        if made.fork:
+            self._arrive(made.fork, marks)
+
+
+def _is_open(marks: int) -> bool:
+    return not marks & _BELOW
+
+
+def _commits(state: State, group: str, descent: _Descent, marks: int) -> Iterator[Step]:
+    """The commits that lead to one side alone, those of each branch newest first."""
+    for run in descent.runs:
+        step = state.step(group, run.upto) if run.marks == marks else None
+        while step is not None and step.branch == run.branch and step.version > run.above:
+            if is_fast_forward(step):
+                step = _before(state, group, step)
+            else:
+                yield step
+                step = first_parent(state, group, step)
+
+
+def _before(state: State, group: str, step: Step) -> Step | None:
+    """The commit that a fast-forward found on its branch."""
+    branch = state.branch_by_id(group, step.branch)
+    assert branch is not None, f"group {group!r} has no branch with id {step.branch}"
+    level = state.line(group, branch.name, step.version - 1)
+    return None if level is None else standing(state, group, level.upto)

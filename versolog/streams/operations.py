@@ -13,7 +13,7 @@ from versolog.schemas.limits import ROW_BYTES_MAX, check_name
 from versolog.schemas.tables import incompatibility, table_schema
 from versolog.streams import merging
 from versolog.streams.changes import Line
-from versolog.streams.graph import is_kept
+from versolog.streams.graph import is_ancestor
 from versolog.streams.settings import merge_rules
 from versolog.streams.state import MAIN, SETTINGS_TABLE, Branch, Head, State
 from versolog.streams.versions import DROP_GROUP, check_ref_name, diff, resolve, touched
@@ -160,7 +160,7 @@ def _delete_branch(ground: Ground, head: Head, arguments: dict[str, Any]) -> Eff
     if name == MAIN:
         raise refusal("invalid", f"{MAIN!r} can't be deleted; drop-group takes the whole group away", branch=name)
     others = [other.head for other in state.branches(group) if other.name != name]
-    if not arguments["force"] and not is_kept(state, group, branch.head, others):
+    if not arguments["force"] and not is_ancestor(state, group, branch.head, others):
         raise refusal(
             "not-merged", f"{name!r} has commits that no other branch has: merge it, or say `force`",
             group=group, branch=name, head=branch.head,

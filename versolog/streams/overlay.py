@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
 
 from versolog.schemas.codec import Record
-from versolog.streams.state import Branch, Head, Level, Row, State, Step
-from versolog.streams.versions import branches_after, moves_head
+from versolog.streams.state import Branch, Head, Join, Level, Row, State, Step
+from versolog.streams.versions import branches_after, joined, moves_head
 
 _version_of = itemgetter(0)
 
@@ -27,6 +27,8 @@ class Layer:
     rows: dict[tuple[str, int, str, str], list[Row]] = field(default_factory=dict)
     """By group, branch, table and key: the states in order of version."""
     commits: dict[str, list[Record]] = field(default_factory=dict)
+    joins: dict[tuple[str, int], list[Join]] = field(default_factory=dict)
+    """By group and branch, the merges into it in order of version."""
     tips: dict[tuple[str, int], int] = field(default_factory=dict)
     """For an operation on refs, the head that it left its branch at."""
     outcomes: dict[str, bytes] = field(default_factory=dict)
@@ -83,6 +85,8 @@ class Overlay:
                 layer.rows[key] = [state]
             else:
                 found.append(state)
+        if (other := joined(commit)) is not None:
+            layer.joins.setdefault((group, branch_id), []).append(Join(version, other))
         self._apply_refs(layer, commit)
         layer.heads[group] = Head(version, commit_hash, committed_at, settings)
         layer.commits.setdefault(group, []).append(commit)
@@ -192,6 +196,12 @@ class Overlay:
                     break
                 level = _line_after(level, name, commit)
         return level
+
+    def joins(self, group: str, level: Level) -> Iterator[Join]:
+        for layer in reversed(self._layers):
+            joins = layer.joins.get((group, level.branch), ())
+            yield from (join for join in reversed(joins) if join.version <= level.upto)
+        yield from self._base.joins(group, level)
 
     def version_at(self, group: str, time_ms: int) -> int:
         for layer in reversed(self._layers):

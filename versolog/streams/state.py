@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 MAIN = "main"
@@ -68,6 +68,13 @@ class Step(NamedTuple):
     operation: str
 
 
+class Join(NamedTuple):
+    """A merge: the commit on the branch merged into, and the version merged there."""
+
+    version: int
+    other: int
+
+
 class State(Protocol):
     """A partition's state as deciding sees it. Every answer is that of the newest decided transaction."""
 
@@ -98,6 +105,9 @@ class State(Protocol):
     def line(self, group: str, name: str, upto: int) -> Level | None:
         """Where the branch that had this name when the group stood at version `upto` stood then: its id, and the newest
         version ≤ `upto` whose commit names it (its fork where none does). None where no branch had the name then."""
+
+    def joins(self, group: str, level: Level) -> Iterator[Join]:
+        """The merges into a branch, the newest first, fast-forwards too. Costs what is taken of them."""
 
     def version_at(self, group: str, time_ms: int) -> int:
         """The newest version with committed_at ≤ `time_ms`; 0 where there is none."""

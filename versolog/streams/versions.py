@@ -17,6 +17,7 @@ from versolog.schemas.times import micros_from_text, millis_to_text
 from versolog.streams.state import MAIN, Branch, Level, Row, State, Step
 
 DROP_GROUP = "drop-group"
+MERGE = "merge"
 STEPS_MAX = 10_000
 """How far back `~n` may lead; each step costs one look-up."""
 REF_CHARACTERS_MAX = 256
@@ -170,6 +171,12 @@ def moves_head(record: dict[str, Any]) -> bool:
     # The first write of a branch that begins with nothing, such as a group's first: it has no parent to name.
     creates = (ref["kind"] == "branch" and ref["version"] is not None for ref in record["refs"])
     return bool(record["branch_id"] == record["version"]) and not any(creates)
+
+
+def joined(record: dict[str, Any]) -> int | None:
+    """The version that the commit merged into its branch; None where it is no merge."""
+    parents: list[int] = record["parents"]
+    return parents[-1] if parents and (record["operation"] == MERGE or len(parents) > 1) else None
 
 
 class Branches(Protocol):
