@@ -124,7 +124,7 @@ def _range(series: Series, unit: str) -> str:
 
 
 def _cpu(series: Series | None) -> str:
-    return "" if series is None else f"{series.median:.1f} µs"
+    return "" if series is None else f"{series.median:.3g} µs"
 
 
 def _target(result: Result) -> str:
