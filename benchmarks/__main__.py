@@ -78,6 +78,8 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     asked = parser.parse_args(arguments)
     if unknown := set(asked.benchmarks) - BENCHMARKS.keys():
         parser.error(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
+    if asked.reference and asked.benchmarks:
+        parser.error("the reference has all benchmarks in it; leave their names out")
     return asked
 
 

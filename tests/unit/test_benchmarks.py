@@ -297,6 +297,9 @@ def test_the_command_knows_its_benchmarks(capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(SystemExit):
         command.main(["nonesuch"])
     assert "there is no benchmark nonesuch; there are commits, replay, http" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command.main(["commits", "--reference"])
+    assert "the reference has all benchmarks in it" in capsys.readouterr().err
     assert Sizes(scale=0.5).of(60_000) == 30_000
     assert Sizes(scale=0.001).of(60_000) == 10_000
 
