@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from fastavro import schemaless_reader
 
 from tests.cluster import Cluster
@@ -140,10 +140,10 @@ class LogReader:
 
     def _records(self, topic: str) -> Iterator[Message]:
         settings = {"group.id": "history", "enable.auto.commit": False, "isolation.level": "read_committed",
-                    "auto.offset.reset": "error", "enable.partition.eof": True}  # fmt: skip
+                    "auto.offset.reset": "error", "enable.partition.eof": True, "fetch.wait.max.ms": 50}  # fmt: skip
         with closing(Consumer({**self._cluster.kafka, **settings})) as consumer:
             open_ = set(range(self._cluster.partitions))
-            consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in open_])
+            consumer.assign([TopicPartition(topic, number, 0) for number in open_])
             while open_:
                 first = consumer.poll(SILENT_S)
                 assert first is not None, f"{topic} was silent for {SILENT_S:g} s"

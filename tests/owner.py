@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing
 from typing import NamedTuple
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
+from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from tests.cluster import Cluster
 from versolog.projections.live import LivePartition
@@ -106,7 +106,7 @@ class Owner:
                     "auto.offset.reset": "error", "enable.partition.eof": True, "fetch.wait.max.ms": 50}  # fmt: skip
         topic, found = self._cluster.topics.transactions, []
         with closing(Consumer({**self._cluster.kafka, **settings})) as consumer:
-            consumer.assign([TopicPartition(topic, 0, start or OFFSET_BEGINNING)])
+            consumer.assign([TopicPartition(topic, 0, start)])
             while (message := consumer.poll(WAIT_S)) is not None:
                 if (error := message.error()) is not None:
                     assert error.code() == KafkaError._PARTITION_EOF, error

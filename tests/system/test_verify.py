@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 from confluent_kafka import Producer as KafkaProducer
 
 from tests.cluster import Cluster
@@ -148,10 +148,10 @@ def test_the_command_line_names_what_was_changed(cluster: Cluster, store: Path) 
 
 def records(cluster: Cluster, topic: str) -> list[Message]:
     settings = {"group.id": "copy", "enable.auto.commit": False, "isolation.level": "read_committed",
-                "auto.offset.reset": "error", "enable.partition.eof": True}  # fmt: skip
+                "auto.offset.reset": "error", "enable.partition.eof": True, "fetch.wait.max.ms": 50}  # fmt: skip
     found = []
     with closing(Consumer({**cluster.kafka, **settings})) as consumer:
-        consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
+        consumer.assign([TopicPartition(topic, 0, 0)])
         while (message := consumer.poll(SOON_S)) is not None:
             if (error := message.error()) is None:
                 found.append(message)

@@ -165,6 +165,7 @@ class Ends:
     """Where topics begin and end. Thread safe; keeps its connection."""
 
     def __init__(self, kafka: dict[str, Any]) -> None:
+        self._kafka = kafka
         self._admin = AdminClient(kafka)
 
     def stable(self, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
@@ -192,6 +193,9 @@ class Ends:
             futures = self._admin.list_offsets(request, isolation_level=isolation, request_timeout=REQUEST_TIMEOUT_S)
             return {(place.topic, place.partition): future.result().offset for place, future in futures.items()}
         except KafkaException as error:
+            # librdkafka's admin client keeps the leader's epoch of before a broker's crash, and is then refused for
+            # minutes (FENCED_LEADER_EPOCH), where its consumers and producers learn the new one.
+            self._admin = AdminClient(self._kafka)
             raise Unavailable(f"Kafka did not say how far its topics go: {error}") from error
 
 
