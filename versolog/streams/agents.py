@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import faust
-from faust.app.base import BootStrategy
+from faust.app.base import BootStrategy as FaustBootStrategy
 from faust.tables.manager import TableManager
 from faust.types import TP
 
@@ -37,7 +37,7 @@ class WorkerApp(faust.App):
 
     mundane_level = "debug"
 
-    class BootStrategy(BootStrategy):
+    class BootStrategy(FaustBootStrategy):
         enable_kafka_producer = False
         enable_web = False
 
