@@ -34,6 +34,8 @@ STALL_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
 DECIDED = b"versolog_decided_total{"
 COMMITTED = b'outcome="committed"'
+OWNED = b"versolog_partition_role{"
+OWNER = b'role="owner"'
 
 Say = Callable[[str], None]
 P = ParamSpec("P")
@@ -50,7 +52,7 @@ class Sizes(NamedTuple):
 
     def of(self, count: int) -> int:
         """`count`, scaled; never so few that they are over before they were seen."""
-        return max(10_000, round(count * self.scale))
+        return max(5_000, round(count * self.scale))
 
 
 class Round(NamedTuple):
@@ -172,18 +174,21 @@ class Worker:
         self._wait_for("to be ready", lambda: self.asked("/readyz")[0] == http.client.OK or None)
 
     def decides(self, count: int) -> list[Seen]:
-        """Watch until it has decided `count` transactions: what was seen, from the first that were.
+        """Watch until it has decided `count` transactions: what was seen, from the last time that it owned nothing.
 
+        Starting later, say with the first that are decided, would count transactions that were on their way by then.
         Raises WrongResultError where any of them was refused, and where nothing is decided any more.
         """
         seen: list[Seen] = []
         moved_s = time.monotonic()
         while not seen or seen[-1].counted < count:
-            decided, committed = self._counters()
+            owns, decided, committed = self._look()
             now = Seen(time.perf_counter(), cpu_s(self.pid), decided)
             if decided != committed:
                 raise WrongResultError(f"{decided - committed:,} transactions were refused")
-            if decided and (not seen or decided > seen[-1].counted):
+            if not owns:
+                seen = [now]
+            elif not seen or decided > seen[-1].counted:
                 moved_s = time.monotonic()
                 seen.append(now)
             if time.monotonic() - moved_s > STALL_TIMEOUT_S:
@@ -194,9 +199,12 @@ class Worker:
             time.sleep(LOOK_RARELY_EVERY_S if between else LOOK_EVERY_S)
         return seen
 
-    def _counters(self) -> tuple[int, int]:
-        lines = [line for line in self.get("/metrics").splitlines() if line.startswith(DECIDED)]
-        return _summed(lines), _summed(line for line in lines if COMMITTED in line)
+    def _look(self) -> tuple[bool, int, int]:
+        """Whether it owns any partition, and how many transactions it has decided and committed."""
+        lines = self.get("/metrics").splitlines()
+        decided = [line for line in lines if line.startswith(DECIDED)]
+        owns = any(line.startswith(OWNED) and line.endswith(b" 1.0") and OWNER in line for line in lines)
+        return owns, _summed(decided), _summed(line for line in decided if COMMITTED in line)
 
     def _wait_for(self, what: str, found: Callable[[], T | None]) -> T:
         deadline = time.monotonic() + START_TIMEOUT_S

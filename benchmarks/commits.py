@@ -10,9 +10,9 @@ from benchmarks.logs import Log, check
 from benchmarks.measured import Result, Speed, compared, speed, told
 from benchmarks.workloads import Workload
 
-ONE_CHANGE = 60_000
-FIVE_CHANGES = 20_000
-FLIGHT_EVENTS = 50_000
+ONE_CHANGE = 80_000
+FIVE_CHANGES = 30_000
+FLIGHT_EVENTS = 60_000
 TARGET_PER_S = 15_000.0
 
 

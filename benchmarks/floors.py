@@ -41,8 +41,9 @@ TRANSACTIONAL: dict[str, Any] = {
 def consume(log: Log, topic: str) -> Speed:
     """Records read. The first batch is not counted."""
     begun, records = None, 0
+    at_once = min(READ_AT_ONCE, log.records // 10)
     with reading(log, topic) as consumer:
-        for messages in _batches(consumer, log.records, READ_AT_ONCE):
+        for messages in _batches(consumer, log.records, at_once):
             records += len(messages)
             begun = begun or _now(records)
     assert begun is not None

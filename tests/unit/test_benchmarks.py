@@ -301,7 +301,7 @@ def test_the_command_knows_its_benchmarks(capsys: pytest.CaptureFixture[str]) ->
         command.main(["commits", "--reference"])
     assert "the reference has all benchmarks in it" in capsys.readouterr().err
     assert Sizes(scale=0.5).of(60_000) == 30_000
-    assert Sizes(scale=0.001).of(60_000) == 10_000
+    assert Sizes(scale=0.001).of(60_000) == 5_000
 
 
 @pytest.mark.slow
