@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-METADATA, FIND_COORDINATOR, END_TXN = 3, 10, 26
+LIST_OFFSETS, METADATA, FIND_COORDINATOR, END_TXN = 2, 3, 10, 26
 """Numbers of Kafka's requests (https://kafka.apache.org/protocol)."""
 
 Judge = Callable[[int], str]

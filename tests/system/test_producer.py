@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -18,6 +20,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from confluent_kafka import Producer as KafkaProducer
 
 from tests.conftest import RealBroker
+from tests.proxy import LIST_OFFSETS, Proxy
 from tests.system.decider import REFUSED_TYPE, Decider
 from versolog.schemas import codec
 from versolog.schemas.errors import (
@@ -356,6 +359,19 @@ def test_a_delivery_that_fails_is_told_once_and_can_be_repeated(own_broker: Real
         assert len({outcome.version for outcome in p.outcomes(again, timeout_s=WITHIN_S)}) == 3
         assert other.outcome().version == again[2].outcome().version, "a decision counts more than a failed delivery"
     p.close()
+
+
+def test_a_producer_can_be_let_go_of_while_kafka_owes_it_an_answer(broker: RealBroker, topics: Topics) -> None:
+    """If who takes the answer were the last to hold Kafka's client, it would end on its own thread: that aborts."""
+    with Proxy(broker.bootstrap).running() as proxy:
+        p = Producer(proxy.bootstrap, prefix=topics.prefix)
+        proxy.judge = lambda request: "lose" if request == LIST_OFFSETS else "pass"
+        p._reader.refresh_floors_soon()
+        p.close()
+        reader = weakref.ref(p._reader)
+        del p
+        gc.collect()
+        assert reader() is None
 
 
 def test_what_could_not_be_sent_by_the_end_is_an_error_and_does_not_hide_another(own_broker: RealBroker) -> None:

@@ -106,7 +106,9 @@ class OutcomeReader:
     def refresh_floors_soon(self) -> None:
         """Have the floors raised to the topic's ends in the background. If that fails they stay, which only costs."""
         for place, asked in self._ask_for_ends().items():
-            asked.add_done_callback(partial(self._raise_floor, place.partition))
+            # It may hold nothing that holds the admin client: it is called on that client's own thread, and if it were
+            # the last to let go, the client would be destroyed there, which ends the process.
+            asked.add_done_callback(partial(_raise_floor, self.floors, place.partition))
 
     def _wait_for_floors(self) -> None:
         deadline = time.monotonic() + FLOORS_TIMEOUT_S
@@ -122,10 +124,6 @@ class OutcomeReader:
                 time.sleep(RETRY_AFTER_S)
                 asked = self._ask_for_ends()[place]
             self.floors[place.partition] = asked.result().offset
-
-    def _raise_floor(self, partition: int, answered: Future[ListOffsetsResultInfo]) -> None:
-        if answered.exception() is None:
-            self.floors[partition] = max(self.floors[partition], answered.result().offset)
 
     def _ask_for_ends(self) -> dict[TopicPartition, Future[ListOffsetsResultInfo]]:
         ends = {
@@ -224,3 +222,8 @@ class OutcomeReader:
     def _complain(self, error: Any) -> None:
         self.trouble = f"reading outcomes: {error.str()}"
         logger.warning("reading topic %s: %s", self._topic, error)
+
+
+def _raise_floor(floors: list[int], partition: int, answered: Future[ListOffsetsResultInfo]) -> None:
+    if answered.exception() is None:
+        floors[partition] = max(floors[partition], answered.result().offset)
