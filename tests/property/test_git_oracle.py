@@ -26,8 +26,9 @@ from versolog.schemas.documents import from_text, merge_patch
 from versolog.schemas.errors import VersologError
 from versolog.schemas.outcome import Outcome
 from versolog.streams.decide import OUTCOME, plan
+from versolog.streams.fields import ABSENT
 from versolog.streams.graph import apart, merge_bases
-from versolog.streams.merge import ABSENT, same
+from versolog.streams.merge import same
 from versolog.streams.merging import MergeConflict
 from versolog.streams.state import MAIN, State
 from versolog.streams.transaction import Transaction

@@ -8,21 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from decimal import Context, Decimal, Inexact, Overflow
 from typing import Any, Final, NamedTuple
 
 from versolog.schemas.documents import DECIMAL, INT64_MAX, INT64_MIN, to_bytes
 from versolog.schemas.errors import VersologError
 from versolog.schemas.tables import incompatibility, table_schema
-
-Path = tuple[str, ...]
-
-
-class Absent:
-    """No value: the row does not exist, or the object has no such field. Not the same as JSON's null."""
-
-    def __repr__(self) -> str:
-        return "ABSENT"
+from versolog.streams.fields import ABSENT, EXACT, Path, exact
 
 
 class Unknown:
@@ -38,7 +29,6 @@ class Unknown:
         return "UNKNOWN"
 
 
-ABSENT: Final = Absent()
 UNKNOWN: Final = Unknown()
 
 
@@ -273,23 +263,14 @@ def _can_stand(conflict: Conflict, chosen: Any) -> bool:
 
 _Function = Callable[[Any, Any, Any, Callable[[], bool]], "tuple[Any] | None"]
 
-_EXACT = Context(prec=200, traps=[Inexact, Overflow])
-
-
-def _exact(value: Any) -> Decimal | None:
-    """The number that `add` counts with: an integer, or a decimal in a string."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return Decimal(value)
-    return Decimal(value) if isinstance(value, str) and DECIMAL.fullmatch(value) else None
-
 
 def _sum(base: Any, ours: Any, theirs: Any, newer: Callable[[], bool]) -> tuple[Any] | None:
     """What both sides added to the base; where that is absent, to nothing."""
     sides = [0 if base is ABSENT else base, ours, theirs]
-    before, one, other = map(_exact, sides)
+    before, one, other = map(exact, sides)
     if before is None or one is None or other is None:
         return None
-    total = _EXACT.subtract(_EXACT.add(one, other), before)
+    total = EXACT.subtract(EXACT.add(one, other), before)
     if not any(isinstance(side, str) for side in sides):
         return (int(total),) if INT64_MIN <= total <= INT64_MAX else None
     text = format(total, "f")
@@ -304,8 +285,8 @@ def _extreme(choose: Callable[..., Any]) -> _Function:
         ranks: tuple[Any, ...]
         if all(isinstance(side, int | float) and not isinstance(side, bool) for side in sides):
             ranks = sides
-        elif None not in (exact := tuple(map(_exact, sides))):
-            ranks = exact
+        elif None not in (numbers := tuple(map(exact, sides))):
+            ranks = numbers
         elif all(isinstance(side, str) for side in sides):
             ranks = sides
         else:

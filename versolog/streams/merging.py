@@ -13,8 +13,9 @@ from versolog.schemas.documents import row_from_text, to_bytes
 from versolog.schemas.errors import VersologError, refusal
 from versolog.schemas.limits import ROW_BYTES_MAX
 from versolog.streams.changes import Line
+from versolog.streams.fields import ABSENT, value_at
 from versolog.streams.graph import brought, is_fast_forward, merge_bases, node
-from versolog.streams.merge import ABSENT, UNKNOWN, Conflict, Merge, Resolution, Rules, Settling, Spot
+from versolog.streams.merge import UNKNOWN, Conflict, Merge, Resolution, Rules, Settling, Spot
 from versolog.streams.settings import RULES_OF_SETTINGS, check_settings, merge_rules
 from versolog.streams.state import SETTINGS_TABLE, Level, State, Step
 from versolog.streams.versions import At, first_parent, levels_at, resolve, rows_at, standing, touched
@@ -228,9 +229,7 @@ def _refuse(line: Line, merged: Merged, settling: Settling) -> None:
 
 
 def _no_conflict(line: Line, spot: Spot) -> Conflict:
-    found: Any = _document(line.text(spot.table, spot.key))
-    for name in spot.path:
-        found = found.get(name, ABSENT) if isinstance(found, dict) else ABSENT
+    found = value_at(_document(line.text(spot.table, spot.key)), spot.path)
     return Conflict(spot.table, spot.key, spot.path, "no-conflict", ABSENT, found, ABSENT, stale=True)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from versolog.schemas.documents import Document, to_bytes
 from versolog.schemas.errors import refusal
 from versolog.schemas.tables import table_schema
-from versolog.streams.merge import FIELD_FUNCTIONS, ROW_FUNCTIONS, Path, Rules
+from versolog.streams.fields import field_path
+from versolog.streams.merge import FIELD_FUNCTIONS, ROW_FUNCTIONS, Rules
 
 OTHERS = "*"
 """Stands for all fields that have no function of their own."""
@@ -29,13 +30,6 @@ def merge_rules(settings: Document) -> Rules:
             )
     named = {field_path(path): function for path, function in fields.items() if path != OTHERS}
     return Rules(row, named, fields.get(OTHERS))
-
-
-def field_path(text: str) -> Path:
-    """A field by its names with dots between them; with a slash before each (RFC 6901), names may hold dots."""
-    if text.startswith("/"):
-        return tuple(name.replace("~1", "/").replace("~0", "~") for name in text[1:].split("/"))
-    return tuple(text.split("."))
 
 
 def check_settings(table: str, settings: Document) -> None:
