@@ -250,6 +250,11 @@ class Store:
                 row = earlier
             yield key[size:], row
 
+    def table_rows(self, group: str, level: Level, table: str) -> Iterator[tuple[str, Row]]:
+        """As `scan`, of all keys."""
+        for place, row in self.scan(group, level, table, b"", keys.end(b"")):
+            yield keys.only_text(place), row
+
     def versions(self, group: str, level: Level, table: str, key: str) -> Iterator[Row]:
         """What one level did to a row, the newest first: as many steps as there were changes."""
         prefix = layout.row_prefix(group, level.branch, table) + keys.text(key)

@@ -131,6 +131,7 @@ REFUSALS: dict[str, type[VersologError]] = {
     "not-a-number": Invalid,
     "schema-mismatch": Invalid,
     "schema-incompatible": Invalid,
+    "check-failed": Conflict,
     "unknown-operation": Invalid,
     "unknown-group": NotFound,
     "unknown-branch": NotFound,

@@ -34,9 +34,12 @@ class Line:
         self._state = state
         self.group = group
         self.levels = levels
-        self._has_settings = has_settings
+        self.has_settings = has_settings
+        """False where no table of the group was ever given anything, so that nobody need look."""
         self.changed: dict[tuple[str, str], bytes | None] = {}
         """The rows as they will stand, by table and key, in the order they were first changed; None is deleted."""
+        self.derived: dict[tuple[str, str], bytes | None] = {}
+        """The rows of system tables that follow from these, where the tables have checks."""
 
     def text(self, table: str, key: str) -> bytes | None:
         """The row's JSON, the transaction's own changes included; None where it is absent."""
@@ -51,6 +54,27 @@ class Line:
         changed = self.changed
         return [changed.get(place, None if row is None else row.text) for place, row in zip(places, rows, strict=True)]
 
+    def text_before(self, table: str, key: str) -> bytes | None:
+        """The row's JSON without the transaction's own changes."""
+        row = row_at(self._state, self.group, self.levels, table, key)
+        return None if row is None else row.text
+
+    def texts_before(self, places: Sequence[tuple[str, str]]) -> list[bytes | None]:
+        """As `text_before`, for many (table, key) at once."""
+        rows = rows_at(self._state, self.group, self.levels, places) if places else []
+        return [None if row is None else row.text for row in rows]
+
+    def rows(self, table: str, rows_max: int) -> dict[str, bytes] | None:
+        """Every row of a table by key, the transaction's own changes included; None where there are over `rows_max`,
+        deleted ones counted."""
+        found = {key: text for (of, key), text in self.changed.items() if of == table}
+        for level in self.levels:
+            for key, row in self._state.table_rows(self.group, level, table):
+                found.setdefault(key, row.text)
+                if len(found) > rows_max:
+                    return None
+        return {key: text for key, text in sorted(found.items()) if text is not None}
+
     def version(self, table: str, key: str) -> int:
         """The version that last changed the row, before this transaction; 0 where it is absent."""
         row = row_at(self._state, self.group, self.levels, table, key)
@@ -62,13 +86,24 @@ class Line:
         return next((row.version for row in found if row is not None), 0)
 
     def settings(self, table: str) -> Document:
-        """What the table was given: a schema, merge functions."""
-        text = self.text(SETTINGS_TABLE, table) if self._has_settings else None
+        """What the table was given: a schema, merge functions, checks."""
+        text = self.text(SETTINGS_TABLE, table) if self.has_settings else None
         return {} if text is None else row_from_text(text)
+
+    def give(self, table: str, settings: Document) -> None:
+        """Let the table have these settings. Raises TooLarge."""
+        text = to_bytes(settings) if settings else None
+        if text is not None and len(text) > ROW_BYTES_MAX:
+            raise refusal(
+                "too-large", f"what {table!r} is given has {len(text):,} bytes; the limit is {ROW_BYTES_MAX:,}",
+                table=table, limit=ROW_BYTES_MAX,
+            )  # fmt: skip
+        self.changed[SETTINGS_TABLE, table] = text
+        self.has_settings = True
 
     def schema(self, table: str) -> TableSchema | None:
         """The schema that the table's rows must fit."""
-        text = self.text(SETTINGS_TABLE, table) if self._has_settings else None
+        text = self.text(SETTINGS_TABLE, table) if self.has_settings else None
         return None if text is None else _schema_in(text)
 
     def change(self, requested: Iterable[Record]) -> None:
@@ -78,7 +113,7 @@ class Line:
 
     def check_schemas(self) -> list[Record]:
         """Refuse a changed row that does not fit its table's schema; answers the schemas that were met."""
-        if not self._has_settings:
+        if not self.has_settings:
             return []
         met: dict[str, TableSchema] = {}
         for (table, key), text in self.changed.items():

@@ -23,6 +23,7 @@ from versolog.schemas.topics import partition_of
 from versolog.schemas.written import commit_body, outcome_body
 from versolog.streams.chain import commit_hash
 from versolog.streams.changes import Line
+from versolog.streams.invariants import keep_checks
 from versolog.streams.operations import Effect, Ground, perform
 from versolog.streams.overlay import Overlay
 from versolog.streams.state import MAIN, NO_HASH, Branch, Head, State
@@ -100,6 +101,7 @@ def decide(overlay: Overlay, asked: Asked, partition: int, partitions: int) -> D
         _check_form(transaction, partition, partitions)
         grounds = [_ground(overlay, part) for part in parts]
         effects = [_effect(ground, part) for ground, part in zip(grounds, parts, strict=True)]
+        schemas = [_held(ground) for ground in grounds]
     except VersologError as error:
         decision = _refused(asked, transaction_id, parts, error)
     except _MISTAKES as mistake:
@@ -107,7 +109,7 @@ def decide(overlay: Overlay, asked: Asked, partition: int, partitions: int) -> D
         reason = f"deciding it failed with {type(mistake).__name__}: {mistake}; please report this"
         decision = _refused(asked, transaction_id, parts, refusal("undecidable", reason))
     else:
-        decision = _committed(asked, transaction, grounds, effects)
+        decision = _committed(asked, transaction, grounds, effects, schemas)
         for sealed in decision.commits:
             overlay.apply(sealed.whole, sealed.hash)
     overlay.remember(transaction_id, decision.outcome)
@@ -118,6 +120,7 @@ def plan(state: State, part: Record) -> tuple[Line, Effect]:
     """What `part` would do if it were decided now, for a dry run. Raises its refusal."""
     ground = _ground(state, part)
     effect = _effect(ground, part)
+    _held(ground)
     return ground.line, effect or Effect()
 
 
@@ -214,17 +217,21 @@ def _effect(ground: Ground, part: Record) -> Effect | None:
     return Effect()
 
 
+def _held(ground: Ground) -> list[Record]:
+    """Hold what the part would leave to the tables' schemas and checks; answers the schemas that were met."""
+    schemas = ground.line.check_schemas()
+    keep_checks(ground.line)
+    return schemas
+
+
 def _committed(
-    asked: Asked, transaction: Record, grounds: Sequence[Ground], effects: Sequence[Effect | None]
-) -> Decision:
+    asked: Asked, transaction: Record, grounds: Sequence[Ground], effects: Sequence[Effect | None],
+    schemas: Sequence[list[Record]],
+) -> Decision:  # fmt: skip
     committed_at = max(asked.clock, *(ground.head.committed_at if ground.head else 0 for ground in grounds))
     sealed: list[Sealed] = []
     results: list[Record] = []
     versions = _versions(grounds, effects) if len(grounds) > 1 else []
-    try:
-        schemas = [ground.line.check_schemas() for ground in grounds]
-    except VersologError as error:
-        return _refused(asked, transaction["id"], transaction["parts"], error)
     for ground, effect, part, met in zip(grounds, effects, transaction["parts"], schemas, strict=True):
         version, hash_ = 0, NO_HASH
         if effect is not None:
@@ -279,7 +286,8 @@ def _seal(
         "arguments": "" if operation is None else operation["arguments"],
         "changes": [
             {"table": table, "key": key, "row": None if text is None else text.decode()}
-            for (table, key), text in ground.line.changed.items()
+            for rows in (ground.line.changed, ground.line.derived)
+            for (table, key), text in rows.items()
         ],
         "refs": effect.refs,
         "schemas": schemas,

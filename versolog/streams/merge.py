@@ -123,6 +123,8 @@ class Rules:
     """Functions by the path of a field: `sum`, `max`, `min`, `union`, `last`, `ours`, `theirs`."""
     others: str | None = None
     """The function of conflicts in all other fields."""
+    whole: Path | None = None
+    """Where objects stand that are not taken apart: those in the fields of this one."""
 
     @property
     def by_field(self) -> bool:
@@ -184,7 +186,10 @@ class Merge:
         return self._settled(Conflict(self.table, self._key, path, code, base, ours, theirs))
 
     def _by_field(self, path: Path, base: Any) -> bool:
-        """Rows that both sides added are one conflict, not one for each field, but where fields have functions."""
+        """Rows that both sides added are one conflict, not one for each field, but where fields have functions; and so
+        are objects that only mean something whole."""
+        if path and path[:-1] == self.rules.whole:
+            return False
         return bool(path) or base is not ABSENT or self.rules.by_field or self.settling is None
 
     def _fields(self, path: Path, base: Any, ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:

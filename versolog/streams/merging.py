@@ -17,7 +17,7 @@ from versolog.streams.fields import ABSENT, value_at
 from versolog.streams.graph import brought, is_fast_forward, merge_bases, node
 from versolog.streams.merge import UNKNOWN, Conflict, Merge, Resolution, Rules, Settling, Spot
 from versolog.streams.settings import RULES_OF_SETTINGS, check_settings, merge_rules
-from versolog.streams.state import SETTINGS_TABLE, Level, State, Step
+from versolog.streams.state import DERIVED_TABLES, SETTINGS_TABLE, Level, State, Step
 from versolog.streams.versions import At, first_parent, levels_at, resolve, rows_at, standing, touched
 
 CONFLICTS_TOLD_MAX = 100
@@ -160,10 +160,12 @@ def _parent_of(state: State, group: str, step: Step, parent: int | None) -> Step
 def merge_onto(line: Line, places: Iterable[Place], base: Side, theirs: Side, settling: Settling) -> Merged:
     """Merge the rows at `places` onto `line`: what the changes from `base` to `theirs` make of what stands there.
 
-    Settings are merged before the rows that they settle, so both directions go by the same ones.
+    Settings are merged before the rows that they settle, so both directions go by the same ones. What follows from the
+    rows is not merged: it is made of the merged rows.
     """
     merged = Merged()
-    ordered = sorted(places, key=lambda place: (place[0] != SETTINGS_TABLE, place))
+    merged_places = (place for place in places if place[0] not in DERIVED_TABLES)
+    ordered = sorted(merged_places, key=lambda place: (place[0] != SETTINGS_TABLE, place))
     ours = _Ours(line)
     merges: dict[str, Merge] = {}
     for start in range(0, len(ordered), ROWS_AT_ONCE):

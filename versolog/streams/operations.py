@@ -7,15 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from versolog.schemas.codec import Record
-from versolog.schemas.documents import Document, from_text, to_bytes
+from versolog.schemas.documents import from_text, to_bytes
 from versolog.schemas.errors import VersologError, refusal
 from versolog.schemas.limits import ROW_BYTES_MAX, check_name
 from versolog.schemas.tables import incompatibility, table_schema
 from versolog.streams import merging
 from versolog.streams.changes import Line
+from versolog.streams.checks import as_kept, is_constant, read_checks
 from versolog.streams.graph import is_ancestor
+from versolog.streams.invariants import sums_now
 from versolog.streams.settings import merge_rules
-from versolog.streams.state import MAIN, SETTINGS_TABLE, Branch, Head, State
+from versolog.streams.state import DERIVED_TABLES, MAIN, Branch, Head, State
 from versolog.streams.versions import DROP_GROUP, check_ref_name, diff, resolve, touched
 
 REFS_MAX = 5_000
@@ -106,6 +108,8 @@ def _rollback(ground: Ground, head: Head, arguments: dict[str, Any]) -> Effect:
 
 def _asked_for(row: tuple[str, str], arguments: dict[str, Any]) -> bool:
     table, key = row
+    if table in DERIVED_TABLES:
+        return False
     return (
         (arguments["table"] is None or table == arguments["table"])
         and (arguments["key"] is None or key == arguments["key"])
@@ -212,7 +216,8 @@ def _set_merge(ground: Ground, head: Head, arguments: dict[str, Any]) -> Effect:
     rules = ({"row": row} if row is not None else {}) | ({"fields": fields} if fields else {})
     settings |= {"merge": rules} if rules else {}
     merge_rules(settings)
-    return _give(ground, table, settings)
+    ground.line.give(table, settings)
+    return Effect()
 
 
 def _table(arguments: dict[str, Any]) -> str:
@@ -237,18 +242,23 @@ def _set_schema(ground: Ground, head: Head, arguments: dict[str, Any]) -> Effect
                 group=ground.group, table=table, reason=reason,
             )  # fmt: skip
         settings["schema"] = definition
-    return _give(ground, table, settings)
+    ground.line.give(table, settings)
+    return Effect()
 
 
-def _give(ground: Ground, table: str, settings: Document) -> Effect:
-    """Keep what the table is given, as a row of the system table."""
-    text = to_bytes(settings) if settings else None
-    if text is not None and len(text) > ROW_BYTES_MAX:
-        raise refusal(
-            "too-large", f"what {table!r} is given has {len(text):,} bytes; the limit is {ROW_BYTES_MAX:,}",
-            table=table, limit=ROW_BYTES_MAX,
-        )  # fmt: skip
-    ground.line.changed[SETTINGS_TABLE, table] = text
+def _set_checks(ground: Ground, head: Head, arguments: dict[str, Any]) -> Effect:
+    """Say what the table's rows are held to, those that stand first; these checks take the place of the former ones."""
+    _branch(ground)
+    table, checks = _table(arguments), arguments["checks"] or {}
+    settings = ground.line.settings(table)
+    settings.pop("checks", None)
+    if checks:
+        settings["checks"] = given = {name: as_kept(check) for name, check in checks.items()}
+        found = read_checks(settings)
+        constant = {name: found[name] for name, check in checks.items() if is_constant(check)}
+        for name, total in sums_now(ground.line, table, constant).items():
+            given[name]["equals"] = total
+    ground.line.give(table, settings)
     return Effect()
 
 
@@ -282,5 +292,6 @@ KINDS: dict[str, tuple[_Perform, dict[str, type]]] = {
     "merge": (_merge, {"source": str, "no_ff": bool, "policy": str, "resolutions": list}),
     "revert": (_revert, {"versions": list, "parent": int, "policy": str, "resolutions": list}),
     "cherry-pick": (_cherry_pick, {"versions": list, "parent": int, "policy": str, "resolutions": list}),
+    "set-checks": (_set_checks, {"table": str, "checks": dict}),
     "set-merge": (_set_merge, {"table": str, "row": str, "fields": dict}),
 }

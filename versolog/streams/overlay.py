@@ -171,6 +171,16 @@ class Overlay:
         stored = iter(self._base.rows(group, level, [place for place in places if place not in decided]))
         return [decided[place] if place in decided else next(stored) for place in places]
 
+    def table_rows(self, group: str, level: Level, table: str) -> Iterator[tuple[str, Row]]:
+        place = (group, level.branch, table)
+        decided = {row_place[3] for layer in self._layers for row_place in layer.rows if row_place[:3] == place}
+        for key, row in self._base.table_rows(group, level, table):
+            if key not in decided:
+                yield key, row
+        for key in sorted(decided):
+            if (found := self.row(group, level, table, key)) is not None:
+                yield key, found
+
     def commit(self, group: str, version: int) -> dict[str, Any] | None:
         for layer in reversed(self._layers):
             commits = layer.commits.get(group)

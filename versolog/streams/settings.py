@@ -1,16 +1,17 @@
-"""What a table was given: a schema and merge functions, a row of the system table `$tables` under the table's name."""
+"""What a table was given: a schema, merge functions and checks, a row of the system table `$tables` under the table's name."""
 
 from __future__ import annotations
 
 from versolog.schemas.documents import Document, to_bytes
 from versolog.schemas.errors import refusal
 from versolog.schemas.tables import table_schema
+from versolog.streams.checks import read_checks
 from versolog.streams.fields import field_path
 from versolog.streams.merge import FIELD_FUNCTIONS, ROW_FUNCTIONS, Rules
 
 OTHERS = "*"
 """Stands for all fields that have no function of their own."""
-RULES_OF_SETTINGS = Rules(fields={("schema",): "schema"})
+RULES_OF_SETTINGS = Rules(fields={("schema",): "schema"}, whole=("checks",))
 
 
 def merge_rules(settings: Document) -> Rules:
@@ -34,8 +35,9 @@ def merge_rules(settings: Document) -> Rules:
 
 def check_settings(table: str, settings: Document) -> None:
     """Refuse settings that no operation would have left: merging takes what a resolution says."""
-    if unknown := settings.keys() - {"schema", "merge"}:
+    if unknown := settings.keys() - {"schema", "merge", "checks"}:
         raise refusal("invalid", f"{table!r} can't be given {', '.join(sorted(unknown))}", table=table)
     merge_rules(settings)
+    read_checks(settings)
     if "schema" in settings:
         table_schema(to_bytes(settings["schema"]))

@@ -8,6 +8,12 @@ from typing import Any, NamedTuple, Protocol
 MAIN = "main"
 SETTINGS_TABLE = "$tables"
 """The system table that keeps each table's own settings, its Avro schema among them: versioned like any row."""
+UNIQUE_TABLE = "$unique"
+"""By table, check and the hash of a value, the key of the row that has it."""
+SUMS_TABLE = "$sums"
+"""By table and check, the sum."""
+DERIVED_TABLES = frozenset({UNIQUE_TABLE, SUMS_TABLE})
+"""Their rows follow from the other tables', on each branch: they are made anew, never merged or undone themselves."""
 
 NO_HASH = bytes(32)
 
@@ -95,6 +101,9 @@ class State(Protocol):
 
     def rows(self, group: str, level: Level, places: Sequence[tuple[str, str]]) -> list[Row | None]:
         """As `row`, for many (table, key) at once."""
+
+    def table_rows(self, group: str, level: Level, table: str) -> Iterator[tuple[str, Row]]:
+        """Every row of the table at one level with its key, deleted ones included, in no order."""
 
     def commit(self, group: str, version: int) -> dict[str, Any] | None:
         """The commit as its Avro record, pieces joined."""
