@@ -99,3 +99,22 @@ def test_a_transaction_is_sent_as_http_takes_it(run: Run) -> None:
         [outcome] = lines(run("send", "-", "--json", text=json.dumps(tx)))
         assert (outcome["id"], outcome["version"]) == ("mine", 1)
     assert lines(run("outcome", "mine"))[0]["outcome"] == "committed"
+
+
+def test_checks_are_set_shown_and_taken_away(run: Run, tmp_path: Path) -> None:
+    run("put", "UA", "bookings", "b1", '{"seat": "12A"}')
+    file = tmp_path / "checks.json"
+    file.write_text('{"one a seat": {"unique": "seat"}}')
+    run("checks", "UA", "bookings", str(file), "--author", "ops")
+    assert "one a seat" in run("checks", "UA", "bookings").stdout
+    [shown] = lines(run("checks", "UA", "bookings", "--json"))
+    assert shown == {"checks": {"one a seat": {"unique": "seat"}}, "version": 2}
+    [problem] = lines(run("put", "UA", "bookings", "b2", '{"seat": "12A"}', "--json", status=1))
+    assert (problem["code"], problem["key"], problem["other"]) == ("check-failed", "b2", "b1")
+    assert "b2" in run("put", "UA", "bookings", "b2", '{"seat": "12A"}', status=1).stderr
+    run("checks", "UA", "bookings", "--delete")
+    [outcome] = lines(run("checks", "UA", "bookings", "-", "--json", text="{}"))
+    assert outcome["version"] == 4
+    assert "unknown-checks" in run("checks", "UA", "bookings", status=1).stderr
+    assert "can't be meant" in run("checks", "UA", "bookings", str(file), "--delete", status=1).stderr
+    assert "no-file can't be read" in run("checks", "UA", "bookings", "no-file", status=1).stderr

@@ -44,6 +44,8 @@ ENDPOINTS = [
     ("GET", "/v1/groups/UA/tables/flights/history?key=k1"),
     ("GET", "/v1/groups/UA/tables/flights/blame?key=k1"),
     ("GET", "/v1/groups/UA/tables/flights/schema"),
+    ("GET", "/v1/groups/UA/tables/flights/checks"),
+    ("DELETE", "/v1/groups/UA/tables/flights/checks"),
     ("POST", "/v1/transactions"),
     ("POST", "/v1/transactions:batch"),
     ("GET", "/v1/transactions/t-1"),

@@ -115,6 +115,14 @@ def test_groups_refs_and_schemas(db: Client) -> None:
         db.put("g/0", "t", "k", {"n": "x"})
     assert misfit.value.code == "schema-mismatch"
     db.set_schema("g/0", "t", None)
+    db.set_checks("g/0", "t", {"few": {"sum": "n", "max": 5}})
+    assert db.checks("g/0", "t").checks == {"few": {"sum": "n", "max": 5}}
+    with pytest.raises(Conflict) as broken:
+        db.put("g/0", "t", "l", {"n": 6})
+    assert (broken.value.code, broken.value.facts["key"]) == ("check-failed", "l")
+    db.set_checks("g/0", "t", None)
+    with pytest.raises(NotFound):
+        db.checks("g/0", "t")
     group = db.group("g/0", count=True)
     assert (group.tags, group.tables) == ({"one": 1}, {"t": 1})
     assert db.digest("g/0", at=1) != db.digest("g/0")

@@ -19,7 +19,8 @@ app = typer.Typer(
 _ROOMS: dict[str, list[Callable[..., None]]] = {
     "Run": [running.up, running.worker],
     "Write": [
-        writing.put, writing.patch, writing.delete, writing.send, writing.tag, writing.rollback, writing.drop,
+        writing.put, writing.patch, writing.delete, writing.send, writing.tag, writing.checks, writing.rollback,
+        writing.drop,
     ],
     "Look": [
         looking.get, looking.rows, looking.history, looking.blame, looking.log, looking.show, looking.diff,

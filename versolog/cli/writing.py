@@ -11,6 +11,7 @@ import typer
 from versolog.cli.looking import DEFAULT_URL, Group, Json, Key, TableName, Url, connected
 from versolog.cli.shown import print_json, print_table
 from versolog.schemas.documents import from_text, row_from_text
+from versolog.schemas.errors import Invalid
 from versolog.schemas.outcome import Outcome
 from versolog.streams.state import MAIN
 from versolog.streams.transaction import Transaction
@@ -56,8 +57,7 @@ def send(
 ) -> None:  # fmt: skip
     """Send one transaction, written as HTTP takes it."""
     with connected(url, as_json) as client:
-        text = sys.stdin.read() if str(file) == "-" else file.read_text()
-        _told(client.send(Transaction.from_json(from_text(text))), as_json)
+        _told(client.send(Transaction.from_json(from_text(_text_in(file)))), as_json)
 
 
 def tag(
@@ -99,6 +99,30 @@ def rollback(
         ))  # fmt: skip
 
 
+def checks(
+    group: Group, table: TableName,
+    file: Annotated[Path | None, typer.Argument(
+        help="The checks to set, as JSON; - for standard input. Without it, those of now are shown.",
+        show_default=False,
+    )] = None,
+    gone: Annotated[bool, typer.Option("--delete", help="Take the checks away.")] = False,
+    branch: Branch = MAIN, author: Author = "", message: Message = "", url: Url = DEFAULT_URL, as_json: Json = False,
+) -> None:  # fmt: skip
+    """What the rows of a table are held to: show it, set it, take it away."""
+    with connected(url, as_json) as client:
+        if file is not None or gone:
+            if file is not None and gone:
+                raise Invalid("a file of checks and --delete can't be meant together", field="file")
+            given = None if file is None else row_from_text(_text_in(file))
+            _told(client.set_checks(group, table, given, branch=branch, author=author, message=message), as_json)
+            return
+        found = client.checks(group, table, branch=branch)
+        if as_json:
+            print_json(found)
+            return
+        print_table(("check", "rule"), found.checks.items())
+
+
 def drop(
     group: Group, yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False, author: Author = "",
     message: Message = "", url: Url = DEFAULT_URL, as_json: Json = False,
@@ -108,6 +132,13 @@ def drop(
         typer.confirm(f"Drop {group}?", abort=True)
     with connected(url, as_json) as client:
         _told(client.drop_group(group, author=author, message=message), as_json)
+
+
+def _text_in(file: Path) -> str:
+    try:
+        return sys.stdin.read() if str(file) == "-" else file.read_text()
+    except OSError as error:
+        raise Invalid(f"{file} can't be read: {error.strerror}", field="file") from error
 
 
 def _told(outcome: Outcome, as_json: bool) -> None:

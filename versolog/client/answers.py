@@ -293,6 +293,18 @@ class TableSchema:
 
 
 @dataclass(frozen=True, slots=True)
+class TableChecks:
+    """The checks that a table's rows are held to, by name, and the version that changed the table's settings last."""
+
+    checks: Json
+    version: int
+
+    @classmethod
+    def from_json(cls, told: Json) -> Self:
+        return cls(told["checks"], told["version"])
+
+
+@dataclass(frozen=True, slots=True)
 class Verified:
     """A group's chain, computed again from the log. `findings` say what is not as it was written."""
 

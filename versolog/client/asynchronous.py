@@ -24,6 +24,7 @@ from versolog.client.answers import (
     Rehearsal,
     Row,
     RowChange,
+    TableChecks,
     TableSchema,
     Tag,
     Verified,
@@ -156,6 +157,14 @@ class AsyncClient:
         tx = self.transaction(group, **about)
         return await self.send(tx.operation("set-schema", table=table, schema=None if schema is None else dict(schema)))
 
+    async def set_checks(self, group: str, table: str, checks: Mapping[str, Any] | None, **about: Any) -> Outcome:
+        """Set what the table's rows are held to, in place of what they were: each check by its name; None for nothing.
+
+        Raises Conflict (`check-failed`) where a row breaks one already.
+        """
+        tx = self.transaction(group, **about)
+        return await self.send(tx.operation("set-checks", table=table, checks=None if checks is None else dict(checks)))
+
     async def drop_group(self, group: str, **about: Any) -> Outcome:
         """Drop a group. Its log stays, and its past can still be read by version."""
         return await self.send(self.transaction(group, **about).operation("drop-group"))
@@ -239,6 +248,10 @@ class AsyncClient:
     async def schema(self, group: str, table: str, at: At = None, branch: str | None = None) -> TableSchema:
         """The Avro schema of a table's rows. Raises NotFound where it has none."""
         return await self._do(calls.schema(group, table, at, branch))
+
+    async def checks(self, group: str, table: str, at: At = None, branch: str | None = None) -> TableChecks:
+        """What a table's rows are held to. Raises NotFound where that is nothing."""
+        return await self._do(calls.checks(group, table, at, branch))
 
     async def verify(self, group: str) -> Verified:
         """Have the group's hash chain computed again from the log and compared with the store."""

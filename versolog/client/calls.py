@@ -26,6 +26,7 @@ from versolog.client.answers import (
     Rehearsal,
     Row,
     RowChange,
+    TableChecks,
     TableSchema,
     Tag,
     Verified,
@@ -276,6 +277,10 @@ def tags(group: str, at: At) -> Call[list[Tag]]:
 
 def schema(group: str, table: str, at: At, branch: str | None) -> Call[TableSchema]:
     return _read(group, f"{_table(table)}/schema", TableSchema.from_json, at=at, branch=branch)
+
+
+def checks(group: str, table: str, at: At, branch: str | None) -> Call[TableChecks]:
+    return _read(group, f"{_table(table)}/checks", TableChecks.from_json, at=at, branch=branch)
 
 
 def verify(group: str) -> Call[Verified]:

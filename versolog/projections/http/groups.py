@@ -1,4 +1,4 @@
-"""Groups: which there are, what one holds, its tables' schemas, and its end."""
+"""Groups: which there are, what one holds, its tables' schemas and checks, and its end."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ class GroupQuery(AtQuery):
     count: Flag = Field(False, description="Count the rows of each table, which takes as long as reading them.")
 
 
-class SchemaQuery(OperationQuery):
-    """Where to set a schema, and what to tell about it."""
+class SettingQuery(OperationQuery):
+    """Where to give a table a schema or checks, and what to tell about it."""
 
-    branch: str = Field(MAIN, description="The branch to set it on.")
+    branch: str = Field(MAIN, description="The branch to do it on.")
 
 
 class Groups:
-    """The handlers of groups and of tables' schemas."""
+    """The handlers of groups and of what tables are given."""
 
     def __init__(self, node: Node, writes: Writes, relay: Relay) -> None:
         self._node, self._writes, self._relay = node, writes, relay
@@ -93,39 +93,58 @@ class Groups:
 
     async def schema(self, request: Request) -> Response:
         """GET …/tables/{table}/schema"""
-        group, table = segment(request, "group"), segment(request, "table")
-        place = await open_place(self._node, request, group, read_query(request, AtQuery))
-        row = place.partition.view.row(place.at, SETTINGS_TABLE, table)
-        settings = {} if row is None or row.text is None else orjson.loads(row.text)
-        if row is None or "schema" not in settings:
-            raise NotFound(
-                f"the table {table!r} of {group!r} has no schema at version {place.at.version}",
-                code="unknown-schema", group=group, table=table, at=place.at.version,
-            )  # fmt: skip
-        told = {
-            "group": group,
-            "table": table,
-            "version": row.version,
-            "committed_at": millis_to_text(row.committed_at),
-            "schema": settings["schema"],
-        }
-        return answer.document(told, headers=place.headers | {"etag": f'"{row.version}"'})
+        return await self._setting(request, "schema")
 
     async def put_schema(self, request: Request) -> Response:
         """PUT …/tables/{table}/schema"""
         schema = await read_json(request)
         if not isinstance(schema, dict):
             raise Malformed("an Avro record schema is a JSON object")
-        return await self._set_schema(request, schema)
+        return await self._set(request, "set-schema", schema=schema)
 
     async def delete_schema(self, request: Request) -> Response:
         """DELETE …/tables/{table}/schema"""
-        return await self._set_schema(request, None)
+        return await self._set(request, "set-schema", schema=None)
 
-    async def _set_schema(self, request: Request, schema: dict[str, Any] | None) -> Response:
-        query = read_query(request, SchemaQuery)
+    async def checks(self, request: Request) -> Response:
+        """GET …/tables/{table}/checks"""
+        return await self._setting(request, "checks")
+
+    async def put_checks(self, request: Request) -> Response:
+        """PUT …/tables/{table}/checks"""
+        checks = await read_json(request)
+        if not isinstance(checks, dict):
+            raise Malformed("checks are a JSON object: each by its name")
+        return await self._set(request, "set-checks", checks=checks)
+
+    async def delete_checks(self, request: Request) -> Response:
+        """DELETE …/tables/{table}/checks"""
+        return await self._set(request, "set-checks", checks=None)
+
+    async def _setting(self, request: Request, name: str) -> Response:
+        """What the table was given under that name."""
+        group, table = segment(request, "group"), segment(request, "table")
+        place = await open_place(self._node, request, group, read_query(request, AtQuery))
+        row = place.partition.view.row(place.at, SETTINGS_TABLE, table)
+        settings = {} if row is None or row.text is None else orjson.loads(row.text)
+        if row is None or name not in settings:
+            raise NotFound(
+                f"the table {table!r} of {group!r} has no {name} at version {place.at.version}",
+                code=f"unknown-{name}", group=group, table=table, at=place.at.version,
+            )  # fmt: skip
+        told = {
+            "group": group,
+            "table": table,
+            "version": row.version,
+            "committed_at": millis_to_text(row.committed_at),
+            name: settings[name],
+        }
+        return answer.document(told, headers=place.headers | {"etag": f'"{row.version}"'})
+
+    async def _set(self, request: Request, kind: str, **setting: dict[str, Any] | None) -> Response:
+        query = read_query(request, SettingQuery)
         tx = operation_of(request, segment(request, "group"), query, query.branch)
-        tx.operation("set-schema", table=segment(request, "table"), schema=schema)
+        tx.operation(kind, table=segment(request, "table"), **setting)
         return await self._writes.answer(request, tx, query.wait)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from versolog.projections.http import answer, shapes
 from versolog.projections.http.described import READS, SECONDS, TAG, WRITES, Described, Handler, Told, header
 from versolog.projections.http.direct import ROW, ROWS, TRANSACTIONS
-from versolog.projections.http.groups import GroupQuery, Groups, GroupsQuery, SchemaQuery
+from versolog.projections.http.groups import GroupQuery, Groups, GroupsQuery, SettingQuery
 from versolog.projections.http.health import Health
 from versolog.projections.http.history import DiffQuery, History, HistoryQuery, KeyQuery, LogQuery
 from versolog.projections.http.proofs import DigestQuery, Proofs
@@ -51,6 +51,7 @@ def describe(described: Described, handlers: Handlers) -> None:
     _history(described, handlers.history)
     _groups(described, handlers.groups)
     _schemas(described, handlers.groups)
+    _checks(described, handlers.groups)
     _refs(described, handlers.refs)
     _proofs(described, handlers.proofs)
     if handlers.registry is not None:
@@ -259,7 +260,7 @@ def _schemas(add: Described, groups: Groups) -> None:
         tag="groups",
         summary="Set the Avro schema of a table's rows",
         description="A new version must be able to read every row that the one before allowed.",
-        query=SchemaQuery,
+        query=SettingQuery,
         headers=WRITES,
         body=JSON_OBJECT,
         answers=WRITTEN,
@@ -270,7 +271,43 @@ def _schemas(add: Described, groups: Groups) -> None:
         groups.delete_schema,
         tag="groups",
         summary="Take a table's schema away",
-        query=SchemaQuery,
+        query=SettingQuery,
+        headers=WRITES,
+        answers=WRITTEN,
+    )
+
+
+def _checks(add: Described, groups: Groups) -> None:
+    path = TABLE + "/checks"
+    add(
+        "GET",
+        path,
+        groups.checks,
+        tag="groups",
+        summary="The checks that the rows of a table are held to",
+        query=AtQuery,
+        headers=READS,
+        answers={200: shapes.TableChecks},
+    )
+    add(
+        "PUT",
+        path,
+        groups.put_checks,
+        tag="groups",
+        summary="Set the checks of a table's rows",
+        description="They take the place of the former ones. The rows that stand are held to them first.",
+        query=SettingQuery,
+        headers=WRITES,
+        body=JSON_OBJECT,
+        answers=WRITTEN,
+    )
+    add(
+        "DELETE",
+        path,
+        groups.delete_checks,
+        tag="groups",
+        summary="Take a table's checks away",
+        query=SettingQuery,
         headers=WRITES,
         answers=WRITTEN,
     )

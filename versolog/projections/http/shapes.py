@@ -532,6 +532,16 @@ class TableSchema(Shape):
     schema_: Annotated[JsonObject, Field(alias="schema")]
 
 
+class TableChecks(Shape):
+    """The checks that a table's rows are held to, by name, and the version that changed the table's settings last."""
+
+    group: Name
+    table: Name
+    version: Version
+    committed_at: Time
+    checks: JsonObject
+
+
 class Finding(BaseModel):
     """Something that is not as it was written."""
 
