@@ -198,6 +198,8 @@ def test_several_checks_and_a_schema_hold_together(group: Group) -> None:
         ({"x": {"required": []}}, "at least one"),
         ({"x": {"required": "a"}}, "a list of fields"),
         ({"x": {"required": [""]}}, "named by its path"),
+        ({"x": {"required": ["a"] * 17}}, "at most 16"),
+        ({"x": {"unique": "a" * 1_025}}, "up to 1,024 bytes"),
         ({"x": {"required": ["a"], "min": 1}}, "'min' is not known"),
         ({"x": {"range": "a"}}, "`min` or `max` is wanted"),
         ({"x": {"range": "a", "min": "one"}}, "is no number"),

@@ -14,6 +14,10 @@ from versolog.streams.fields import ABSENT, EXACT, Path, exact, field_path, valu
 
 CHECKS_MAX = 32
 NAME_BYTES_MAX = 128
+FIELDS_MAX = 16
+"""In one check."""
+FIELD_BYTES_MAX = 1_024
+"""Of a field's path: refusals name it, and are kept for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,18 +178,20 @@ _KINDS: dict[str, Callable[[dict[str, Any]], Check]] = {
 
 def _refuse_others(definition: dict[str, Any], *known: str) -> None:
     if others := sorted(definition.keys() - set(known)):
-        raise refusal("invalid", f"{others[0]!r} is not known; {', '.join(known)} are")
+        raise refusal("invalid", f"{others[0][:60]!r} is not known; {', '.join(known)} are")
 
 
 def _path(field: Any) -> Path:
     if not isinstance(field, str) or not field:
         raise refusal("invalid", "a field is named by its path, such as 'stock.left'")
+    if len(field.encode()) > FIELD_BYTES_MAX:
+        raise refusal("invalid", f"the path of a field has up to {FIELD_BYTES_MAX:,} bytes: {field[:60]!r}…")
     return field_path(field)
 
 
 def _paths(fields: Any) -> tuple[Path, ...]:
-    if not isinstance(fields, list) or not fields:
-        raise refusal("invalid", "a list of fields is wanted, at least one")
+    if not isinstance(fields, list) or not 1 <= len(fields) <= FIELDS_MAX:
+        raise refusal("invalid", f"a list of fields is wanted, at least one and at most {FIELDS_MAX}")
     return tuple(map(_path, fields))
 
 
