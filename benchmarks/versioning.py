@@ -22,7 +22,7 @@ from versolog.projections.views import View
 from versolog.schemas import codec
 from versolog.schemas.outcome import Outcome
 from versolog.streams.decide import OUTCOME, plan
-from versolog.streams.merging import MergeConflict
+from versolog.streams.merging import Unmerged
 from versolog.streams.transaction import Transaction
 
 TABLE = "t"
@@ -119,9 +119,9 @@ def _check_merged(engine: Engine, group: str, changed: int) -> None:
 def _check_conflicts(engine: Engine, group: str, changed: int) -> None:
     try:
         _rehearse(engine, group, "conflicting")
-    except MergeConflict as conflict:
-        told = [found.to_json() for found in conflict.conflicts[:PAGE]]
-        if len(conflict.conflicts) == changed and all(found["path"] == ["at"] for found in told):
+    except Unmerged as conflict:
+        told = [found.to_json() for found in conflict.every[:PAGE]]
+        if len(conflict.every) == changed and all(found["path"] == ["at"] for found in told):
             return
     raise WrongResultError(f"{changed} conflicts were wanted in {group}")
 

@@ -11,7 +11,7 @@ from versolog.schemas import codec as avro
 from versolog.schemas.documents import from_text
 from versolog.schemas.outcome import Outcome
 from versolog.streams.decide import OUTCOME, plan
-from versolog.streams.merging import MergeConflict
+from versolog.streams.merging import Unmerged
 from versolog.streams.transaction import Transaction
 from versolog.streams.versions import levels_at, resolve, row_at
 
@@ -45,7 +45,7 @@ class Group:
     def conflicts(self, kind: str, branch: str = "main", /, **arguments: Any) -> list[dict[str, Any]]:
         """The conflicts, told alike by the refusal and by a dry run before it."""
         tx = Transaction(self.name, branch=branch).operation(kind, **arguments)
-        with pytest.raises(MergeConflict) as rehearsed:
+        with pytest.raises(Unmerged) as rehearsed:
             plan(self.engine.overlay, tx.record()["parts"][0])
         outcome = self.decided(tx)
         assert outcome.code == "merge-conflict"

@@ -25,7 +25,7 @@ from versolog.schemas.documents import from_text
 from versolog.schemas.outcome import Outcome
 from versolog.schemas.times import millis_to_text
 from versolog.streams.decide import OUTCOME, plan
-from versolog.streams.merging import MergeConflict
+from versolog.streams.merging import Unmerged
 from versolog.streams.state import MAIN, State
 from versolog.streams.transaction import Transaction
 from versolog.streams.versions import levels_at, resolve, rows_at
@@ -246,7 +246,7 @@ class Branches(RuleBasedStateMachine):
         """Of merges that crossed, Git is the model; here only: the same whether it is rehearsed or done."""
         try:
             line, _ = plan(self.engine.overlay, tx.record()["parts"][0])
-        except MergeConflict as conflict:
+        except Unmerged as conflict:
             raise Clash from conflict
         rows = self.rows(target)
         for place, text in line.changed.items():

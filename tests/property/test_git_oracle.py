@@ -22,14 +22,14 @@ import pytest
 from tests.engine import Engine
 from tests.git import GitRepository, ImpossibleRowError, Merged
 from versolog.schemas import codec as avro
+from versolog.schemas.conflicts import ABSENT
 from versolog.schemas.documents import from_text, merge_patch
 from versolog.schemas.errors import VersologError
 from versolog.schemas.outcome import Outcome
 from versolog.streams.decide import OUTCOME, plan
-from versolog.streams.fields import ABSENT
 from versolog.streams.graph import apart, merge_bases
 from versolog.streams.merge import same
-from versolog.streams.merging import MergeConflict
+from versolog.streams.merging import Unmerged
 from versolog.streams.state import MAIN, State
 from versolog.streams.transaction import Transaction
 from versolog.streams.versions import levels_at, resolve, rows_at
@@ -318,7 +318,7 @@ class History:
         tx = Transaction(self.group, branch=branch).operation(kind, **arguments)
         try:
             line, _ = plan(self.engine.overlay, tx.record()["parts"][0])
-        except MergeConflict as conflict:
+        except Unmerged as conflict:
             told: list[Any] = conflict.facts["conflicts"]
             return told
         rows = self.rows_here(self.engine.overlay, branch)

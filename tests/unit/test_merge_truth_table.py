@@ -10,19 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from versolog.schemas.conflicts import ABSENT, Conflict, Path
 from versolog.schemas.documents import from_text, to_text
-from versolog.streams.merge import (
-    ABSENT,
-    UNKNOWN,
-    Conflict,
-    Merge,
-    Path,
-    Resolution,
-    Rules,
-    Settling,
-    Spot,
-    same,
-)
+from versolog.streams.merge import UNKNOWN, Merge, Resolution, Rules, Settling, Spot, same
 
 TABLE = """
             theirs:  -        A        B        C

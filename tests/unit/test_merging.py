@@ -17,7 +17,7 @@ from versolog.schemas.limits import RECORD_BYTES_MAX, ROW_BYTES_MAX
 from versolog.schemas.times import millis_to_text
 from versolog.streams.decide import plan
 from versolog.streams.graph import apart, merge_bases
-from versolog.streams.merging import MergeConflict
+from versolog.streams.merging import Unmerged
 from versolog.streams.operations import KINDS
 from versolog.streams.transaction import Transaction
 from versolog.streams.versions import levels_at, resolve, row_at
@@ -268,10 +268,10 @@ def test_many_conflicts_are_told_in_part_and_kept_in_whole(group: Group) -> None
         group.done(tx)
         group.put("000", {"x": branch * 20_000}, branch, "large")
     tx = Transaction("g").operation("merge", source="plan")
-    with pytest.raises(MergeConflict) as found:
+    with pytest.raises(Unmerged) as found:
         plan(group.engine.overlay, tx.record()["parts"][0])
-    assert len(found.value.conflicts) == 301
-    assert [conflict.table for conflict in found.value.conflicts] == ["large"] + ["t"] * 300
+    assert len(found.value.every) == 301
+    assert [conflict.table for conflict in found.value.every] == ["large"] + ["t"] * 300
     outcome = group.decided(tx)
     assert outcome.facts["total"] == 301
     assert len(outcome.facts["conflicts"]) == 100
@@ -487,9 +487,9 @@ def test_large_arguments_leave_room_for_the_changes(group: Group) -> None:
     group.put("k", {"x": "t" * 200_000}, "plan")
     (told,) = group.refused("merge", source="plan", resolutions=[]).facts["conflicts"] or [None]
     assert told is None, "too large to be told in an outcome"
-    with pytest.raises(MergeConflict) as found:
+    with pytest.raises(Unmerged) as found:
         plan(group.engine.overlay, Transaction("g").operation("merge", source="plan").record()["parts"][0])
-    (conflict,) = found.value.conflicts
+    (conflict,) = found.value.every
     group.put("l", {"x": "l" * 510_000}, "plan")
     group.put("m", {"x": "m" * 510_000}, "plan")
     version = group.do("merge", source="plan", resolutions=[conflict.to_json() | {"take": {"value": "end"}}])
@@ -589,3 +589,43 @@ def fuzzed(paths: pytest.TempPathFactory) -> Engine:
     if not _FUZZED:
         _FUZZED.append(Engine(paths.mktemp("fuzzed") / "store"))
     return _FUZZED[0]
+
+
+# What a refusal names, and ranges
+
+
+def test_a_refusal_names_the_versions_that_were_merged_and_what_to_do(apart_: Group) -> None:
+    refused = apart_.refused("merge", source="plan")
+    at = refused.facts["at"]
+    state = apart_.engine.overlay
+    assert at["ours"] == resolve(state, "g", "main").version
+    assert at["theirs"] == resolve(state, "g", "plan").version
+    assert at["bases"] == merge_bases(state, "g", [at["ours"]], at["theirs"])
+    assert (refused.facts["group"], refused.facts["branch"]) == ("g", "main")
+    assert "a resolution for each or a policy" in refused.detail
+    stale = apart_.refused("merge", source="plan", resolutions=[TOLD | {"ours": "other", "take": "ours"}])
+    assert "1 resolution on values that have changed since" in stale.detail
+
+
+def test_a_range_is_what_led_from_one_place_to_another(group: Group) -> None:
+    group.put("a", {"x": 1})
+    start = group.put("b", {"x": 1})
+    group.branch("plan")
+    group.put("a", {"x": 2})
+    group.put("c", {"x": 2}, "plan")
+    end = group.put("b", {"x": 2})
+    group.do("revert", **{"from": str(start), "to": str(end)})
+    assert [group.row(key) for key in "abc"] == [{"x": 1}, {"x": 1}, None]
+    group.do("cherry-pick", **{"from": str(start), "to": "plan"})
+    assert [group.row(key) for key in "abc"] == [{"x": 1}, {"x": 1}, {"x": 2}]
+    assert group.do("revert", **{"from": "main~1"}) > end, "up to the branch itself"
+    assert group.row("c") is None
+    for wrong in (
+        {"from": str(end), "to": str(start)},
+        {"from": "plan", "to": "main"},
+        {"to": "main"},
+        {"from": "1", "versions": [2]},
+    ):
+        refused = group.refused("revert", **wrong)
+        assert refused.code == "invalid"
+        assert refused.facts["field"] in ("from", "versions")

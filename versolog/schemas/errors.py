@@ -5,6 +5,8 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any, ClassVar
 
+from versolog.schemas import conflicts
+
 PROBLEM_TYPE = "https://versolog.dev/problems/"
 
 
@@ -74,6 +76,32 @@ class Conflict(VersologError):
     status = HTTPStatus.CONFLICT
 
 
+class MergeConflict(Conflict):
+    """Both sides of a merge, a revert or a cherry-pick changed the same, each in its own way; nothing was changed.
+
+    `conflicts` are the first of `total`; the clients list them all. Send it again with a resolution for each, or a
+    policy, as a new transaction.
+    """
+
+    code = "merge-conflict"
+
+    @property
+    def total(self) -> int:
+        """How many conflicts there are."""
+        return int(self.facts.get("total", 0))
+
+    @property
+    def conflicts(self) -> tuple[conflicts.Conflict, ...]:
+        """The conflicts that are told."""
+        return tuple(map(conflicts.Conflict.from_json, self.facts.get("conflicts", ())))
+
+    @property
+    def cursor(self) -> str | None:
+        """Where the listing goes on; None where all were told, or by whom there are no pages."""
+        found: str | None = self.facts.get("cursor")
+        return found
+
+
 class PreconditionFailed(VersologError):
     """The caller expected a version that is not the one found; both are in `facts`."""
 
@@ -138,7 +166,7 @@ REFUSALS: dict[str, type[VersologError]] = {
     "unknown-version": NotFound,
     "unknown-ref": NotFound,
     "ref-exists": Conflict,
-    "merge-conflict": Conflict,
+    "merge-conflict": MergeConflict,
     "nothing-to-merge": Conflict,
     "not-merged": Conflict,
     "parent-needed": Invalid,

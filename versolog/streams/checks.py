@@ -10,7 +10,8 @@ from typing import Any
 
 from versolog.schemas.documents import Document, to_bytes, to_text
 from versolog.schemas.errors import VersologError, refusal
-from versolog.streams.fields import ABSENT, EXACT, Path, exact, field_path, value_at
+from versolog.schemas.conflicts import ABSENT, Path
+from versolog.streams.fields import EXACT, exact, field_path, value_at
 
 CHECKS_MAX = 32
 NAME_BYTES_MAX = 128

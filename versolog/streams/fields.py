@@ -5,22 +5,11 @@ from __future__ import annotations
 from decimal import Context, Decimal, Inexact, Overflow
 from typing import Any, Final
 
+from versolog.schemas.conflicts import ABSENT, Path
 from versolog.schemas.documents import DECIMAL
-
-Path = tuple[str, ...]
 
 EXACT: Final = Context(prec=200, traps=[Inexact, Overflow])
 """Adds what `exact` gives, however much of it, without rounding."""
-
-
-class Absent:
-    """No value: the row does not exist, or the object has no such field. Not the same as JSON's null."""
-
-    def __repr__(self) -> str:
-        return "ABSENT"
-
-
-ABSENT: Final = Absent()
 
 
 def field_path(text: str) -> Path:

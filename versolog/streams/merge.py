@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
+from versolog.schemas.conflicts import ABSENT, Conflict, Path
 from versolog.schemas.documents import DECIMAL, INT64_MAX, INT64_MIN, to_bytes
 from versolog.schemas.errors import VersologError
 from versolog.schemas.tables import incompatibility, table_schema
-from versolog.streams.fields import ABSENT, EXACT, Path, exact
+from versolog.streams.fields import EXACT, exact
 
 
 class Unknown:
@@ -33,31 +34,6 @@ UNKNOWN: Final = Unknown()
 
 
 @dataclass(frozen=True, slots=True)
-class Conflict:
-    """A place that both sides changed, each in its own way. The whole row where `path` is empty."""
-
-    table: str
-    key: str
-    path: Path
-    code: str
-    """`both-changed`, `changed-deleted`, `both-added`; `type` where a merge function can't take the values; `schema`
-    for two schemas of a table of which neither takes the other's rows, or one that does not take the rows that stand;
-    `no-conflict` for a resolution of what is in no conflict."""
-    base: Any
-    ours: Any
-    theirs: Any
-    stale: bool = False
-    """Whether a resolution was given, and made against other values."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Sides that are absent are left out, and so is a base that is not known."""
-        told: dict[str, Any] = {"table": self.table, "key": self.key, "path": list(self.path), "code": self.code}
-        sides = {"base": _known(self.base), "ours": self.ours, "theirs": self.theirs}
-        told |= {side: value for side, value in sides.items() if value is not ABSENT}
-        return told | ({"stale": True} if self.stale else {})
-
-
-@dataclass(frozen=True, slots=True)
 class Resolution:
     """How a conflict is to end, and the values that it was decided on."""
 
@@ -71,7 +47,7 @@ class Resolution:
     def fits(self, conflict: Conflict) -> bool:
         """Whether it was made against these values, as the conflict told them."""
         made_on = (self.base, self.ours, self.theirs)
-        return all(map(same, made_on, (_known(conflict.base), conflict.ours, conflict.theirs)))
+        return all(map(same, made_on, (conflict.base, conflict.ours, conflict.theirs)))
 
     def made_on_the_values_of(self, other: Resolution) -> bool:
         """Whether both fit the same conflicts."""
@@ -183,7 +159,7 @@ class Merge:
                 code = "schema" if function == "schema" else "type"
         if alike:
             return ours
-        return self._settled(Conflict(self.table, self._key, path, code, base, ours, theirs))
+        return self._settled(Conflict(self.table, self._key, path, code, _known(base), ours, theirs))
 
     def _by_field(self, path: Path, base: Any) -> bool:
         """Rows that both sides added are one conflict, not one for each field, but where fields have functions; and so

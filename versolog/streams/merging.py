@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import orjson
 
-from versolog.schemas import errors
 from versolog.schemas.documents import row_from_text, to_bytes
-from versolog.schemas.errors import VersologError, refusal
+from versolog.schemas.conflicts import ABSENT, Conflict
+from versolog.schemas.errors import MergeConflict, VersologError, refusal
 from versolog.schemas.limits import ROW_BYTES_MAX
 from versolog.streams.changes import Line
-from versolog.streams.fields import ABSENT, value_at
+from versolog.streams.fields import value_at
 from versolog.streams.graph import brought, is_fast_forward, merge_bases, node
-from versolog.streams.merge import UNKNOWN, Conflict, Merge, Resolution, Rules, Settling, Spot
+from versolog.streams.merge import UNKNOWN, Merge, Resolution, Rules, Settling, Spot
 from versolog.streams.settings import RULES_OF_SETTINGS, check_settings, merge_rules
 from versolog.streams.state import DERIVED_TABLES, SETTINGS_TABLE, Level, State, Step
 from versolog.streams.versions import At, first_parent, levels_at, resolve, rows_at, standing, touched
@@ -25,26 +25,53 @@ CONFLICTS_BYTES_MAX = 256 * 1024
 CROSSINGS_MAX = 32
 """Merge bases of merge bases that are looked at. Deeper down, what two bases differ in is unknown."""
 ROWS_AT_ONCE = 1_000
+RANGE_MAX = 10_000
+"""Commits that are reverted or picked at once by naming where they begin and end."""
 POLICIES = ("fail", "ours", "theirs")
 
 Place = tuple[str, str]
 """Table and key."""
 
 
-class MergeConflict(errors.Conflict):
-    """A refused merge: `conflicts` are all there are, by place; the facts hold as many of them as an outcome can."""
+class Sides(NamedTuple):
+    """The versions that are merged."""
 
-    code = "merge-conflict"
+    at: int
+    """The group's newest version then: what all references of the operation meant, they meant at that one."""
+    branch: str
+    ours: int
+    theirs: int
+    """0 for nothing, before the first commit."""
+    bases: Sequence[int]
 
-    def __init__(self, conflicts: Sequence[Conflict], version: int | None) -> None:
-        self.conflicts = conflicts
-        total = len(conflicts)
-        of = f" with what version {version} did" if version is not None else ""
+    def to_json(self) -> dict[str, Any]:
+        """As a refusal names them."""
+        return {"version": self.at, "ours": self.ours, "theirs": self.theirs, "bases": list(self.bases)}
+
+
+class Unmerged(MergeConflict):
+    """A refused merge: `every` conflict there is, by place; the facts hold as many of them as an outcome can."""
+
+    def __init__(self, group: str, sides: Sides, every: Sequence[Conflict], version: int | None = None) -> None:
+        self.every = every
         facts: dict[str, Any] = {} if version is None else {"version": version}
         super().__init__(
-            f"{total:,} conflict{'s' if total > 1 else ''}{of}: send it again with a resolution for each, or a policy",
-            total=total, conflicts=list(_told(conflicts)), **facts,
+            _what_to_do(every, version), group=group, branch=sides.branch, at=sides.to_json(),
+            total=len(every), conflicts=list(_told(every)), **facts,
         )  # fmt: skip
+
+
+def _what_to_do(conflicts: Sequence[Conflict], version: int | None) -> str:
+    if conflicts[0].code == "no-conflict":
+        return f"{_count(conflicts, 'resolution')} for what is in no conflict with these values: leave out what is told"
+    of = f" with what version {version} did" if version is not None else ""
+    detail = f"{_count(conflicts, 'conflict')}{of}: send it again, with a resolution for each or a policy"
+    stale = [conflict for conflict in conflicts if conflict.stale]
+    return f"{detail}; {_count(stale, 'resolution')} on values that have changed since" if stale else detail
+
+
+def _count(listed: Sequence[Conflict], what: str) -> str:
+    return f"{len(listed):,} {what}{'' if len(listed) == 1 else 's'}"
 
 
 @dataclass(slots=True)
@@ -62,7 +89,7 @@ class Merged:
 def merge(state: State, line: Line, ours: At, source: str, *, no_ff: bool, settling: Settling) -> tuple[int, ...]:
     """Merge what `source` names onto `line`, which stands at `ours`; answers the parents of the commit.
 
-    Raises MergeConflict, and the refusal `nothing-to-merge` where `source` brings nothing.
+    Raises Unmerged, and the refusal `nothing-to-merge` where `source` brings nothing.
     """
     group = ours.group
     theirs = resolve(state, group, source)
@@ -77,7 +104,7 @@ def merge(state: State, line: Line, ours: At, source: str, *, no_ff: bool, settl
     for base in bases or [0]:
         places |= brought(state, group, base, tip.version)
     merged = merge_onto(line, places, _base(state, line, bases), Stand(state, theirs), settling)
-    _refuse(line, merged, settling)
+    _refuse(line, _sides(state, ours, theirs.version, bases), merged, settling)
     parents = [standing(state, group, at.version) for at in (ours, theirs)]
     if here is None or (bases == [here.version] and not no_ff):
         parents = parents[1:]
@@ -85,36 +112,71 @@ def merge(state: State, line: Line, ours: At, source: str, *, no_ff: bool, settl
 
 
 def revert(
-    state: State, line: Line, group: str, versions: Sequence[int], parent: int | None, settling: Settling
+    state: State, line: Line, ours: At, versions: Sequence[int], parent: int | None, settling: Settling
 ) -> None:
     """Undo commits, the newest first: a merge with the commit as base and its parent as theirs.
 
-    Raises MergeConflict of the first commit that meets conflicts.
+    Raises Unmerged of the first commit that meets conflicts.
     """
-    for step, before in _commits(state, group, sorted(set(versions), reverse=True), parent):
-        _apply(state, line, step, base=step, theirs=before, settling=settling)
-    _refuse(line, Merged(), settling)
+    for step, before in _commits(state, ours.group, sorted(set(versions), reverse=True), parent):
+        _apply(state, line, ours, step, base=step, theirs=before, settling=settling)
+    _refuse(line, _sides(state, ours, ours.version, [ours.version]), Merged(), settling)
 
 
 def cherry_pick(
-    state: State, line: Line, group: str, versions: Sequence[int], parent: int | None, settling: Settling
+    state: State, line: Line, ours: At, versions: Sequence[int], parent: int | None, settling: Settling
 ) -> None:
     """Do again what commits did, in the order given: a merge with the commit's parent as base.
 
-    Raises MergeConflict of the first commit that meets conflicts.
+    Raises Unmerged of the first commit that meets conflicts.
     """
-    for step, before in _commits(state, group, versions, parent):
-        _apply(state, line, step, base=before, theirs=step, settling=settling)
-    _refuse(line, Merged(), settling)
+    for step, before in _commits(state, ours.group, versions, parent):
+        _apply(state, line, ours, step, base=before, theirs=step, settling=settling)
+    _refuse(line, _sides(state, ours, ours.version, [ours.version]), Merged(), settling)
 
 
-def _apply(state: State, line: Line, step: Step, *, base: Step | None, theirs: Step | None, settling: Settling) -> None:
+def in_range(state: State, group: str, first: str | None, last: str, branch: str) -> list[int]:
+    """The commits that led from one place to another by first parents, the oldest first: what `diff` of the two shows.
+
+    Raises the refusal of a beginning that is not on that line, and of more than RANGE_MAX commits.
+    """
+    if first is None:
+        raise refusal("invalid", "a range needs `from`: the place before its first commit", field="from")
+    begin, step = (node(state, group, resolve(state, group, at, branch).version) for at in (first, last))
+    found: list[int] = []
+    while step is not None and (begin is None or step.version > begin.version):
+        found.append(step.version)
+        if len(found) > RANGE_MAX:
+            raise refusal(
+                "too-large", f"over {RANGE_MAX:,} commits lead from {first!r} to {last!r}; roll back instead",
+                group=group, limit=RANGE_MAX,
+            )  # fmt: skip
+        before = first_parent(state, group, step)
+        step = None if before is None else node(state, group, before.version)
+    if step != begin or not found:
+        raise refusal(
+            "invalid", f"no commits lead from {first!r} to {last!r} by first parents; name `versions`, or two places "
+            "of one line, the earlier one first", group=group, field="from",
+        )  # fmt: skip
+    return found[::-1]
+
+
+def _apply(
+    state: State, line: Line, ours: At, step: Step, *, base: Step | None, theirs: Step | None, settling: Settling
+) -> None:
     group = line.group
     one, other = (found.version if found is not None else 0 for found in (base, theirs))
     places = touched(state, group, one, other).rows
     merged = merge_onto(line, places, _stand(state, group, one), _stand(state, group, other), settling)
     if merged.conflicts:
-        raise MergeConflict(merged.conflicts, step.version)
+        sides = _sides(state, ours, other, [one] if one else [])
+        raise Unmerged(group, sides, merged.conflicts, step.version)
+
+
+def _sides(state: State, ours: At, theirs: int, bases: Sequence[int]) -> Sides:
+    head = state.head(ours.group)
+    assert head is not None, "what is merged is of a group that exists"
+    return Sides(head.version, ours.branch, ours.version, theirs, bases)
 
 
 def _commits(state: State, group: str, versions: Iterable[int], parent: int | None) -> list[tuple[Step, Step | None]]:
@@ -222,12 +284,12 @@ def _text(row: Any) -> bytes | None:
     return row
 
 
-def _refuse(line: Line, merged: Merged, settling: Settling) -> None:
+def _refuse(line: Line, sides: Sides, merged: Merged, settling: Settling) -> None:
     """Raise the conflicts, or, where there are none, what resolutions were given for nothing."""
     if merged.conflicts:
-        raise MergeConflict(merged.conflicts, None)
+        raise Unmerged(line.group, sides, merged.conflicts)
     if unused := list(settling.unused()):
-        raise MergeConflict([_no_conflict(line, spot) for spot in unused], None)
+        raise Unmerged(line.group, sides, [_no_conflict(line, spot) for spot in unused])
 
 
 def _no_conflict(line: Line, spot: Spot) -> Conflict:

@@ -185,24 +185,30 @@ def _merge(ground: Ground, head: Head, arguments: dict[str, Any]) -> Effect:
 
 def _revert(ground: Ground, head: Head, arguments: dict[str, Any]) -> Effect:
     """Undo commits by a new one."""
-    _branch(ground)
-    versions, settling = _versions(arguments), merging.read_settling(arguments)
-    merging.revert(ground.state, ground.line, ground.group, versions, arguments["parent"], settling)
+    ours = resolve(ground.state, ground.group, _branch(ground).name)
+    versions, settling = _versions(ground, arguments), merging.read_settling(arguments)
+    merging.revert(ground.state, ground.line, ours, versions, arguments["parent"], settling)
     return Effect()
 
 
 def _cherry_pick(ground: Ground, head: Head, arguments: dict[str, Any]) -> Effect:
     """Do again here what commits of another branch did."""
-    _branch(ground)
-    versions, settling = _versions(arguments), merging.read_settling(arguments)
-    merging.cherry_pick(ground.state, ground.line, ground.group, versions, arguments["parent"], settling)
+    ours = resolve(ground.state, ground.group, _branch(ground).name)
+    versions, settling = _versions(ground, arguments), merging.read_settling(arguments)
+    merging.cherry_pick(ground.state, ground.line, ours, versions, arguments["parent"], settling)
     return Effect()
 
 
-def _versions(arguments: dict[str, Any]) -> list[int]:
+def _versions(ground: Ground, arguments: dict[str, Any]) -> list[int]:
+    """The commits that are meant: each by its version, or those of a range."""
     versions = arguments["versions"] or []
+    if arguments["from"] is not None or arguments["to"] is not None:
+        if versions:
+            raise refusal("invalid", "`versions` and a range say the same twice: leave one out", field="versions")
+        last = arguments["to"] or ground.branch_name
+        return merging.in_range(ground.state, ground.group, arguments["from"], last, ground.branch_name)
     if not versions or not all(isinstance(version, int) and not isinstance(version, bool) for version in versions):
-        raise refusal("invalid", "`versions` is a list of the commits' versions, at least one", field="versions")
+        raise refusal("invalid", "`versions` is a list of the commits' versions, at least one; or give `from` and `to`", field="versions")
     return versions
 
 
@@ -280,6 +286,9 @@ def _ref(kind: str, name: str, version: int | None, parent: int | None = None) -
     return {"kind": kind, "name": name, "version": version, "parent": parent}
 
 
+COMMITS: dict[str, type] = {"versions": list, "from": str, "to": str, "parent": int}
+SETTLING: dict[str, type] = {"policy": str, "resolutions": list}
+
 _Perform = Callable[[Ground, Head, dict[str, Any]], Effect]
 KINDS: dict[str, tuple[_Perform, dict[str, type]]] = {
     "rollback": (_rollback, {"to": str, "table": str, "key": str, "prefix": str}),
@@ -289,9 +298,9 @@ KINDS: dict[str, tuple[_Perform, dict[str, type]]] = {
     "drop-group": (_drop_group, {}),
     "create-branch": (_create_branch, {"name": str, "from": str}),
     "delete-branch": (_delete_branch, {"name": str, "force": bool}),
-    "merge": (_merge, {"source": str, "no_ff": bool, "policy": str, "resolutions": list}),
-    "revert": (_revert, {"versions": list, "parent": int, "policy": str, "resolutions": list}),
-    "cherry-pick": (_cherry_pick, {"versions": list, "parent": int, "policy": str, "resolutions": list}),
+    "merge": (_merge, {"source": str, "no_ff": bool} | SETTLING),
+    "revert": (_revert, COMMITS | SETTLING),
+    "cherry-pick": (_cherry_pick, COMMITS | SETTLING),
     "set-checks": (_set_checks, {"table": str, "checks": dict}),
     "set-merge": (_set_merge, {"table": str, "row": str, "fields": dict}),
 }
