@@ -23,9 +23,11 @@ from versolog.projections.http.envelope import Envelope, answer_for
 from versolog.projections.http.groups import Groups
 from versolog.projections.http.health import Health
 from versolog.projections.http.history import History
+from versolog.projections.http.operations import Operations
 from versolog.projections.http.proofs import Proofs, Source
 from versolog.projections.http.refs import Refs
 from versolog.projections.http.registry import Registered, Registry
+from versolog.projections.http.rehearsals import Rehearsals
 from versolog.projections.http.relay import Relay
 from versolog.projections.http.routes import Handlers, describe
 from versolog.projections.http.rows import Rows
@@ -45,7 +47,8 @@ TAGS = {
     "transactions": "Writing: one transaction, many, or the outcome of one that was sent before.",
     "rows": "Reading rows at any version, and writing one by itself.",
     "history": "What happened: to a row, to a group, between two versions.",
-    "groups": "What there is, its schemas, branches and tags, and the operations on a group as a whole.",
+    "groups": "What there is, its schemas and merge functions, branches and tags.",
+    "operations": "Merging, undoing and doing again: commits on a branch as a whole, with dry runs.",
     "proofs": "The hash chain computed again from the log, and digests of all that is held.",
     "registry": "Confluent's Schema Registry API, its read side, for tools that read the topics.",
     "worker": "This process.",
@@ -74,6 +77,7 @@ def app(
             history=History(node),
             groups=Groups(node, writes, relay),
             refs=Refs(node, writes),
+            operations=Operations(node, writes, Rehearsals(node)),
             proofs=Proofs(node, relay, source),
             registry=None if registry is None else Registry(registry),
             health=Health(node, metrics),

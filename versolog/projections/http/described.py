@@ -80,12 +80,19 @@ class Described:
         body: type[BaseModel] | Parameter | None = None,
         media: str = answer.JSON,
         told_as: str = answer.JSON,
+        problems: Mapping[int, type[BaseModel]] | None = None,
     ) -> None:
         """Add one route. `answers` gives for each status the body's model or schema, or its content type where it isn't
-        JSON; None where there is no body. `body` is a model or a schema, and `told_as` the content type of answers."""
+        JSON; None where there is no body. `body` is a model or a schema, `told_as` the content type of answers, and
+        `problems` are those errors that have more to tell than any."""
         extra: dict[str, Any] = {"parameters": [*_path_parameters(path), *_query_parameters(query), *headers]}
         if body is not None:
             extra["requestBody"] = {"required": True, "content": {media: {"schema": self._schema(body)}}}
+        responses: dict[int | str, dict[str, Any]] = {
+            status: self._answer(status, told, told_as) for status, told in answers.items()
+        }
+        for status, problem in (problems or {}).items():
+            responses[status] = self._answer(status, problem, answer.PROBLEM)
         self.router.add_api_route(
             path,
             handler,
@@ -94,7 +101,7 @@ class Described:
             summary=summary,
             description=description,
             status_code=min(answers),
-            responses={status: self._answer(status, told, told_as) for status, told in answers.items()},
+            responses=responses,
             response_class=Response,
             response_model=None,
             openapi_extra=extra,

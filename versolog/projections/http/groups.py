@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from pydantic import Field
@@ -16,10 +16,13 @@ from versolog.projections.http.reads import FORWARDED, Place, open_newest, open_
 from versolog.projections.http.refs import OperationQuery, branches_at, operation_of, tags_at
 from versolog.projections.http.relay import Relay
 from versolog.projections.http.request import (
+    Asked,
     AtQuery,
     Flag,
     Limit,
     Query,
+    fields_in,
+    read_body,
     read_json,
     read_query,
     segment,
@@ -27,7 +30,7 @@ from versolog.projections.http.request import (
 from versolog.projections.http.transactions import Writes
 from versolog.projections.node import Node
 from versolog.projections.partition import Partition
-from versolog.schemas.errors import Malformed, NotFound
+from versolog.schemas.errors import Invalid, Malformed, NotFound
 from versolog.schemas.times import millis_to_text
 from versolog.streams.state import MAIN, SETTINGS_TABLE
 
@@ -48,9 +51,24 @@ class GroupQuery(AtQuery):
 
 
 class SettingQuery(OperationQuery):
-    """Where to give a table a schema or checks, and what to tell about it."""
+    """Where to set what a table is given, and what to tell about it."""
 
     branch: str = Field(MAIN, description="The branch to do it on.")
+
+
+class MergeFunctionsRequest(Asked):
+    """How a table's conflicts are settled before anyone is asked."""
+
+    row: str | None = Field(None, description="Of rows as a whole, which are then not taken apart.")
+    fields: dict[str, str] = Field({}, description="Of fields, by path: `stock.left`; `*` is all others.")
+
+
+class _Setting(NamedTuple):
+    """What a table was given under one name, and what is told of when."""
+
+    given: Any
+    told: dict[str, Any]
+    headers: dict[str, str]
 
 
 class Groups:
@@ -93,7 +111,8 @@ class Groups:
 
     async def schema(self, request: Request) -> Response:
         """GET …/tables/{table}/schema"""
-        return await self._setting(request, "schema")
+        given, told, headers = await self._setting(request, "schema")
+        return answer.document(told | {"schema": given}, headers=headers)
 
     async def put_schema(self, request: Request) -> Response:
         """PUT …/tables/{table}/schema"""
@@ -108,7 +127,8 @@ class Groups:
 
     async def checks(self, request: Request) -> Response:
         """GET …/tables/{table}/checks"""
-        return await self._setting(request, "checks")
+        given, told, headers = await self._setting(request, "checks")
+        return answer.document(told | {"checks": given}, headers=headers)
 
     async def put_checks(self, request: Request) -> Response:
         """PUT …/tables/{table}/checks"""
@@ -121,27 +141,38 @@ class Groups:
         """DELETE …/tables/{table}/checks"""
         return await self._set(request, "set-checks", checks=None)
 
-    async def _setting(self, request: Request, name: str) -> Response:
-        """What the table was given under that name."""
+    async def merge_functions(self, request: Request) -> Response:
+        """GET …/tables/{table}/merge"""
+        rules, told, headers = await self._setting(request, "merge", "merge functions")
+        return answer.document(told | {"row": rules.get("row"), "fields": rules.get("fields", {})}, headers=headers)
+
+    async def put_merge_functions(self, request: Request) -> Response:
+        """PUT …/tables/{table}/merge"""
+        asked = fields_in(await read_body(request), MergeFunctionsRequest)
+        if asked.row is None and not asked.fields:
+            raise Invalid("give a function for rows as `row`, or for fields as `fields`; DELETE takes all away")
+        return await self._set(request, "set-merge", row=asked.row, fields=asked.fields)
+
+    async def delete_merge_functions(self, request: Request) -> Response:
+        """DELETE …/tables/{table}/merge"""
+        return await self._set(request, "set-merge", row=None, fields={})
+
+    async def _setting(self, request: Request, name: str, called: str | None = None) -> _Setting:
+        """What the table was given under that name, as of the place that is asked for. Raises NotFound."""
         group, table = segment(request, "group"), segment(request, "table")
         place = await open_place(self._node, request, group, read_query(request, AtQuery))
         row = place.partition.view.row(place.at, SETTINGS_TABLE, table)
         settings = {} if row is None or row.text is None else orjson.loads(row.text)
         if row is None or name not in settings:
             raise NotFound(
-                f"the table {table!r} of {group!r} has no {name} at version {place.at.version}",
+                f"the table {table!r} of {group!r} has no {called or name} at version {place.at.version}",
                 code=f"unknown-{name}", group=group, table=table, at=place.at.version,
             )  # fmt: skip
-        told = {
-            "group": group,
-            "table": table,
-            "version": row.version,
-            "committed_at": millis_to_text(row.committed_at),
-            name: settings[name],
-        }
-        return answer.document(told, headers=place.headers | {"etag": f'"{row.version}"'})
+        committed_at = millis_to_text(row.committed_at)
+        told = {"group": group, "table": table, "version": row.version, "committed_at": committed_at}
+        return _Setting(settings[name], told, place.headers | {"etag": f'"{row.version}"'})
 
-    async def _set(self, request: Request, kind: str, **setting: dict[str, Any] | None) -> Response:
+    async def _set(self, request: Request, kind: str, **setting: Any) -> Response:
         query = read_query(request, SettingQuery)
         tx = operation_of(request, segment(request, "group"), query, query.branch)
         tx.operation(kind, table=segment(request, "table"), **setting)
@@ -172,7 +203,7 @@ def _group(place: Place, *, count: bool) -> dict[str, Any]:
         "version": at.version,
         "hash": entry.hash.hex(),
         "committed_at": millis_to_text(entry.step.committed_at),
-        "branches": [{"name": name, "head": head} for name, head in branches],
+        "branches": [{"name": branch.name, "head": branch.head} for branch in branches],
         "tags": [{"name": name, "version": version} for name, version in tags],
         "tables": [{"table": table, "rows": _count(place, table) if count else None} for table in tables],
         "counts": {"commits": at.version, "branches": len(branches), "tags": len(tags), "tables": len(tables)},

@@ -1,38 +1,35 @@
-"""Branches and tags, and the operations that move a branch back."""
+"""Branches and tags."""
 
 from __future__ import annotations
 
-from collections import Counter
+import asyncio
 from typing import Any
 
 from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from versolog.projections.http import answer, commits
-from versolog.projections.http.reads import FORWARDED, Place, open_newest
+from versolog.projections.http import answer
+from versolog.projections.http.reads import Place, open_newest
 from versolog.projections.http.request import (
-    STALENESS_MAX_S,
     Asked,
     AtQuery,
+    Flag,
     Reference,
     fields_in,
     read_body,
     read_query,
-    seconds,
     segment,
 )
 from versolog.projections.http.transactions import WriteQuery, Writes, idempotency_key
-from versolog.projections.node import Elsewhere, Node
-from versolog.projections.partition import Partition
+from versolog.projections.node import Node
+from versolog.projections.past import Past
 from versolog.schemas.errors import Invalid, refusal
 from versolog.schemas.times import millis_to_text
-from versolog.streams.decide import plan
-from versolog.streams.state import MAIN, Row
+from versolog.streams.graph import apart, merge_bases
+from versolog.streams.state import MAIN, Branch, State
 from versolog.streams.transaction import Transaction
-from versolog.streams.versions import Difference, row_at
-
-ROWS_SHOWN_MAX = 1_000
+from versolog.streams.versions import At, resolve
 
 
 class About(Asked):
@@ -54,16 +51,21 @@ class TagRequest(About):
     move: bool = Field(False, description="Whether a tag that exists shall name another version.")
 
 
-class RollbackRequest(About):
-    """What shall be as it was."""
+class BranchRequest(About):
+    """Where a branch shall begin."""
 
-    to: Reference = Field(description="The version, tag, `name~n` or time to go back to.")
-    branch: str = Field(MAIN, description="The branch to change.")
-    table: str | None = Field(None, description="Only rows of this table.")
-    key: str | None = Field(None, description="Only the row with this key.")
-    prefix: str | None = Field(None, description="Only rows whose key begins so.")
-    expect_head: int | None = Field(None, ge=0, description="The version that the branch's head must have.")
-    dry_run: bool = Field(False, description="Only answer what would change.")
+    name: str = Field(description="Its name.")
+    from_: Reference | None = Field(
+        None, alias="from", description="The version, branch, tag, `name~n` or time that it begins at. Default: main."
+    )
+
+
+class BranchQuery(AtQuery):
+    """What to tell of a branch."""
+
+    against: str | None = Field(
+        None, description="A reference to compare the branch with: how many commits each has that the other has not."
+    )
 
 
 class OperationQuery(WriteQuery):
@@ -74,8 +76,14 @@ class OperationQuery(WriteQuery):
     type: str = Field("", description="The service's own name for the event.")
 
 
+class DeleteBranchQuery(OperationQuery):
+    """How to delete a branch."""
+
+    force: Flag = Field(False, description="Delete it though it has commits that no other branch has.")
+
+
 class Refs:
-    """The handlers of branches, tags and rollbacks."""
+    """The handlers of branches and tags."""
 
     def __init__(self, node: Node, writes: Writes) -> None:
         self._node, self._writes = node, writes
@@ -83,7 +91,39 @@ class Refs:
     async def branches(self, request: Request) -> Response:
         """GET /v1/groups/{group}/branches"""
         place = await self._place(request)
-        return self._listed(place, "branches", [_branch(place, name, head) for name, head in branches_at(place)])
+        return self._listed(place, "branches", [_branch(place, one) for one in branches_at(place)])
+
+    async def branch(self, request: Request) -> Response:
+        """GET /v1/groups/{group}/branches/{name}"""
+        query, name = read_query(request, BranchQuery), segment(request, "name")
+        place = await open_newest(self._node, request, segment(request, "group"), query)
+        past = Past(place.partition.store, place.at.group, place.at.version)
+        branch = past.branch(place.at.group, name)
+        if branch is None:
+            group = place.at.group
+            raise refusal("unknown-branch", f"group {group!r} has no branch {name!r} then", group=group, branch=name)
+        against = None
+        if query.against is not None:
+            other = resolve(past, place.at.group, query.against)
+            against = {"ref": query.against} | await asyncio.to_thread(_apart, past, branch, other)
+        told = _branch(place, branch) | {"against": against}
+        return answer.document(told, headers=place.headers)
+
+    async def create_branch(self, request: Request) -> Response:
+        """POST /v1/groups/{group}/branches"""
+        query = read_query(request, WriteQuery)
+        asked = fields_in(await read_body(request), BranchRequest)
+        self._node.refuse_time_to_come(asked.from_)
+        tx = operation_of(request, segment(request, "group"), asked)
+        tx.operation("create-branch", name=asked.name, **({} if asked.from_ is None else {"from": asked.from_}))
+        return await self._writes.answer(request, tx, query.wait)
+
+    async def delete_branch(self, request: Request) -> Response:
+        """DELETE /v1/groups/{group}/branches/{name}"""
+        query = read_query(request, DeleteBranchQuery)
+        tx = operation_of(request, segment(request, "group"), query)
+        tx.operation("delete-branch", name=segment(request, "name"), **({"force": True} if query.force else {}))
+        return await self._writes.answer(request, tx, query.wait)
 
     async def tags(self, request: Request) -> Response:
         """GET /v1/groups/{group}/tags"""
@@ -116,30 +156,6 @@ class Refs:
         tx.operation("delete-tag", name=segment(request, "name"))
         return await self._writes.answer(request, tx, query.wait)
 
-    async def rollback(self, request: Request) -> Response:
-        """POST /v1/groups/{group}/rollbacks"""
-        query = read_query(request, WriteQuery)
-        group = segment(request, "group")
-        body = await read_body(request)
-        asked = fields_in(body, RollbackRequest)
-        self._node.refuse_time_to_come(asked.to)
-        tx = operation_of(request, group, asked, asked.branch)
-        if asked.expect_head is not None:
-            tx.expect_head(asked.expect_head)
-        tx.operation("rollback", to=asked.to, table=asked.table, key=asked.key, prefix=asked.prefix)
-        if asked.dry_run:
-            return await self._rehearse(request, group, tx, body)
-        return await self._writes.answer(request, tx, query.wait)
-
-    async def _rehearse(self, request: Request, group: str, tx: Transaction, body: bytes) -> Response:
-        """What `tx` would change if it were decided now."""
-        stale_s = seconds(request, "versolog-staleness", STALENESS_MAX_S)
-        try:
-            partition = self._node.reader(group, stale_s=stale_s, forwarded=FORWARDED in request.headers)
-        except Elsewhere as elsewhere:
-            raise Elsewhere(elsewhere.partition, body, elsewhere.reason) from None
-        return answer.document(_rehearsed(partition, tx), headers={"cache-control": "no-store"})
-
     async def _place(self, request: Request) -> Place:
         return await open_newest(self._node, request, segment(request, "group"), read_query(request, AtQuery))
 
@@ -159,15 +175,9 @@ def operation_of(request: Request, group: str, about: OperationQuery | About, br
     )
 
 
-def branches_at(place: Place) -> list[tuple[str, int]]:
-    """The branches that stood at a place, by name, with the head that each had."""
-    store, at = place.partition.store, place.at
-    found = (
-        (name, store.line(at.group, name, at.version))
-        for name, kind, _ in store.names_at(at.group, at.version)
-        if kind == "branch"
-    )
-    return [(name, line.upto) for name, line in found if line is not None]
+def branches_at(place: Place) -> list[Branch]:
+    """The branches that stood at a place, by name, as they stood then."""
+    return Past(place.partition.store, place.at.group, place.at.version).branches(place.at.group)
 
 
 def tags_at(place: Place) -> list[tuple[str, int]]:
@@ -177,21 +187,24 @@ def tags_at(place: Place) -> list[tuple[str, int]]:
     return [(name, version) for name, kind, version in names if kind == "tag"]
 
 
-def _branch(place: Place, name: str, head: int) -> dict[str, Any]:
-    at, store = place.at, place.partition.store
-    line = store.line(at.group, name, at.version)
-    assert line is not None, "it was listed"
-    branch = store.branch_by_id(at.group, line.branch)
-    assert branch is not None, "a line is a branch's"
-    parent = None if branch.parent is None else store.branch_by_id(at.group, branch.parent)
+def _branch(place: Place, branch: Branch) -> dict[str, Any]:
+    parent = None if branch.parent is None else place.partition.store.branch_by_id(place.at.group, branch.parent)
     return {
-        "name": name,
-        "head": head,
-        "committed_at": _committed_at(place, head),
+        "name": branch.name,
+        "head": branch.head,
+        "committed_at": _committed_at(place, branch.head),
         "id": branch.id,
         "parent": None if parent is None else parent.name,
         "fork": branch.fork or None,
     }
+
+
+def _apart(state: State, branch: Branch, other: At) -> dict[str, Any]:
+    """How a branch stands to another place."""
+    group = other.group
+    found = apart(state, group, branch.head, other.version)
+    bases = merge_bases(state, group, [branch.head], other.version)
+    return {"version": other.version, "ahead": found.ahead, "behind": found.behind, "bases": bases}
 
 
 def _tag(place: Place, name: str, version: int) -> dict[str, Any]:
@@ -201,26 +214,3 @@ def _tag(place: Place, name: str, version: int) -> dict[str, Any]:
 def _committed_at(place: Place, version: int) -> str | None:
     step = place.partition.store.step(place.at.group, version)
     return None if step is None else millis_to_text(step.committed_at)
-
-
-def _rehearsed(partition: Partition, tx: Transaction) -> dict[str, Any]:
-    """What `tx`, of one group, would do to the rows. Raises its refusal."""
-    part = tx.record()["parts"][0]
-    line, _ = plan(partition.store, part)
-    counts: Counter[str] = Counter()
-    shown: list[dict[str, Any]] = []
-    for (table, key), text in sorted(line.changed.items()):
-        before = row_at(partition.store, line.group, line.levels, table, key)
-        after = None if text is None else Row(0, 0, text)
-        found = Difference(table, key, before, after)
-        counts[commits.change_of(found)] += 1
-        if len(shown) < ROWS_SHOWN_MAX:
-            shown.append(commits.difference(found) | {"after": None if after is None else answer.row_text(after)})
-    kinds = {kind: counts[kind] for kind in ("added", "changed", "removed")}
-    return {
-        "dry_run": True,
-        "group": line.group,
-        "branch": part["branch"],
-        "counts": {"rows": counts.total(), **kinds, "complete": True},
-        "rows": shown,
-    }

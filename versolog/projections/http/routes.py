@@ -5,14 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel
+
 from versolog.projections.http import answer, shapes
 from versolog.projections.http.described import READS, SECONDS, TAG, WRITES, Described, Handler, Told, header
 from versolog.projections.http.direct import ROW, ROWS, TRANSACTIONS
-from versolog.projections.http.groups import GroupQuery, Groups, GroupsQuery, SettingQuery
+from versolog.projections.http.groups import GroupQuery, Groups, GroupsQuery, MergeFunctionsRequest, SettingQuery
 from versolog.projections.http.health import Health
 from versolog.projections.http.history import DiffQuery, History, HistoryQuery, KeyQuery, LogQuery
+from versolog.projections.http.operations import CommitsRequest, MergeRequest, Operations, RollbackRequest
 from versolog.projections.http.proofs import DigestQuery, Proofs
-from versolog.projections.http.refs import OperationQuery, Refs, RollbackRequest, TagRequest
+from versolog.projections.http.refs import (
+    BranchQuery,
+    BranchRequest,
+    DeleteBranchQuery,
+    OperationQuery,
+    Refs,
+    TagRequest,
+)
 from versolog.projections.http.registry import CONTENT as REGISTRY_JSON
 from versolog.projections.http.registry import Registry
 from versolog.projections.http.request import AtQuery, Query
@@ -39,6 +49,7 @@ class Handlers:
     history: History
     groups: Groups
     refs: Refs
+    operations: Operations
     proofs: Proofs
     registry: Registry | None
     health: Health
@@ -52,7 +63,9 @@ def describe(described: Described, handlers: Handlers) -> None:
     _groups(described, handlers.groups)
     _schemas(described, handlers.groups)
     _checks(described, handlers.groups)
+    _merge_functions(described, handlers.groups)
     _refs(described, handlers.refs)
+    _operations(described, handlers.operations)
     _proofs(described, handlers.proofs)
     if handlers.registry is not None:
         _registry(described, handlers.registry)
@@ -313,6 +326,41 @@ def _checks(add: Described, groups: Groups) -> None:
     )
 
 
+def _merge_functions(add: Described, groups: Groups) -> None:
+    path = TABLE + "/merge"
+    add(
+        "GET",
+        path,
+        groups.merge_functions,
+        tag="groups",
+        summary="How a table's conflicts are settled before anyone is asked",
+        query=AtQuery,
+        headers=READS,
+        answers={200: shapes.MergeFunctions},
+    )
+    add(
+        "PUT",
+        path,
+        groups.put_merge_functions,
+        tag="groups",
+        summary="Set a table's merge functions, all of them",
+        query=SettingQuery,
+        headers=WRITES,
+        body=MergeFunctionsRequest,
+        answers=WRITTEN,
+    )
+    add(
+        "DELETE",
+        path,
+        groups.delete_merge_functions,
+        tag="groups",
+        summary="Take a table's merge functions away",
+        query=SettingQuery,
+        headers=WRITES,
+        answers=WRITTEN,
+    )
+
+
 def _refs(add: Described, refs: Refs) -> None:
     add(
         "GET",
@@ -323,6 +371,38 @@ def _refs(add: Described, refs: Refs) -> None:
         query=AtQuery,
         headers=READS,
         answers={200: shapes.Branches},
+    )
+    add(
+        "POST",
+        GROUP + "/branches",
+        refs.create_branch,
+        tag="groups",
+        summary="Begin a branch at a version; nothing is copied",
+        query=WriteQuery,
+        headers=WRITES,
+        body=BranchRequest,
+        answers=WRITTEN,
+    )
+    branch = GROUP + "/branches/{name}"
+    add(
+        "GET",
+        branch,
+        refs.branch,
+        tag="groups",
+        summary="A branch, and how it stands to another",
+        query=BranchQuery,
+        headers=READS,
+        answers={200: shapes.BranchApart},
+    )
+    add(
+        "DELETE",
+        branch,
+        refs.delete_branch,
+        tag="groups",
+        summary="Delete a branch; its commits stay readable by version",
+        query=DeleteBranchQuery,
+        headers=WRITES,
+        answers=WRITTEN,
     )
     add(
         "GET",
@@ -366,18 +446,34 @@ def _refs(add: Described, refs: Refs) -> None:
         headers=WRITES,
         answers=WRITTEN,
     )
-    add(
-        "POST",
-        GROUP + "/rollbacks",
-        refs.rollback,
-        tag="groups",
-        summary="Make a branch, a table, a row or a key prefix equal a past version, by a new commit",
-        description="With `dry_run` nothing is written, and what would change is answered with 200.",
-        query=WriteQuery,
-        headers=WRITES,
-        body=RollbackRequest,
-        answers={200: shapes.Rehearsal, **WRITTEN},
+
+def _operations(add: Described, operations: Operations) -> None:
+    routes: tuple[tuple[str, Handler, str, type[BaseModel]], ...] = (
+        ("/merges", operations.merge, "Merge a branch, tag or version into a branch", MergeRequest),
+        ("/reverts", operations.revert, "Undo commits by a new one", CommitsRequest),
+        ("/cherry-picks", operations.cherry_pick, "Do again on a branch what commits elsewhere did", CommitsRequest),
+        (
+            "/rollbacks",
+            operations.rollback,
+            "Make a branch, a table, a row or a key prefix equal a past version, by a new commit",
+            RollbackRequest,
+        ),
     )
+    for path, handler, summary, body in routes:
+        add(
+            "POST",
+            GROUP + path,
+            handler,
+            tag="operations",
+            summary=summary,
+            description="With `dry_run` nothing is written, and what would change is answered with 200, or the same "
+            "conflicts with 409. With `cursor` the next page of either.",
+            query=WriteQuery,
+            headers=WRITES,
+            body=body,
+            answers={200: shapes.Rehearsal, **WRITTEN},
+            problems={409: shapes.MergeProblem},
+        )
 
 
 def _proofs(add: Described, proofs: Proofs) -> None:

@@ -202,6 +202,68 @@ class Problem(BaseModel):
     code: str
 
 
+class Conflict(Shape):
+    """A place that both sides changed. The whole row where `path` is empty; sides without a value are left out."""
+
+    table: Name
+    key: Name
+    path: list[str]
+    code: Literal["both-changed", "changed-deleted", "both-added", "type", "schema", "no-conflict"]
+    base: Any = None
+    ours: Any = None
+    theirs: Any = None
+    stale: bool = False
+
+
+class MergedVersions(Shape):
+    """The versions that were merged, and the group's newest then."""
+
+    version: Version
+    ours: Version
+    theirs: Annotated[int, Field(ge=0)]
+    bases: list[Version]
+
+
+class MergeProblem(Problem):
+    """Any conflict with what was decided. With code `merge-conflict` it has the first conflicts of all, and the cursor
+    to the next: send the same again with it."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "https://versolog.dev/problems/merge-conflict",
+                    "title": "Merge conflict",
+                    "status": 409,
+                    "code": "merge-conflict",
+                    "detail": "1 conflict: send it again, with a resolution for each or a policy",
+                    "group": "UA",
+                    "branch": "main",
+                    "at": {"version": 43, "ours": 43, "theirs": 42, "bases": [40]},
+                    "total": 1,
+                    "cursor": None,
+                    "conflicts": [
+                        {
+                            "table": "flights",
+                            "key": "k1",
+                            "path": ["gate"],
+                            "code": "both-changed",
+                            "base": "A1",
+                            "ours": "B2",
+                            "theirs": "C3",
+                        }
+                    ],
+                }
+            ]
+        },
+    )
+    at: MergedVersions | None = None
+    total: int | None = None
+    conflicts: list[Conflict] | None = None
+    cursor: str | None = None
+
+
 class RegisteredText(Shape):
     """A schema's JSON as it was registered."""
 
@@ -422,13 +484,16 @@ class RehearsedChange(Shape):
 
 
 class Rehearsal(Shape):
-    """What would change, and did not. The first thousand rows."""
+    """What would change, and did not. `version` is the group's newest, that it was planned at; the counts come with the
+    first page."""
 
     dry_run: Literal[True]
     group: Name
     branch: Name
-    counts: Counts
+    version: Version
+    counts: Counts | None
     rows: list[RehearsedChange]
+    cursor: Cursor
 
 
 class GroupHead(Shape):
@@ -500,6 +565,22 @@ class Branch(Shape):
     fork: int | None
 
 
+class Apart(Shape):
+    """How a branch stands to another place: the commits that each has and the other has not, and the merge bases."""
+
+    ref: str
+    version: Version
+    ahead: Annotated[int, Field(ge=0)]
+    behind: Annotated[int, Field(ge=0)]
+    bases: list[Version]
+
+
+class BranchApart(Branch):
+    """A branch, and how it stands to what it was asked to be compared with."""
+
+    against: Apart | None
+
+
 class Branches(Shape):
     """Branches by name."""
 
@@ -540,6 +621,17 @@ class TableChecks(Shape):
     version: Version
     committed_at: Time
     checks: JsonObject
+
+
+class MergeFunctions(Shape):
+    """How a table's conflicts are settled before anyone is asked, and the version that last gave the table something."""
+
+    group: Name
+    table: Name
+    version: Version
+    committed_at: Time
+    row: str | None
+    fields: dict[str, str]
 
 
 class Finding(BaseModel):

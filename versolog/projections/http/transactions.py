@@ -15,6 +15,7 @@ from starlette.responses import Response
 from versolog.projections.http import answer
 from versolog.projections.http.lines import lines
 from versolog.projections.http.reads import FORWARDED, open_partition
+from versolog.projections.http.rehearsals import with_cursor
 from versolog.projections.http.relay import Relay
 from versolog.projections.http.request import (
     BODY_BYTES_MAX,
@@ -87,7 +88,7 @@ class Writes:
             self._metrics.decided("undecided")
             return undecided(late, tx)
         self._metrics.decided(outcome.code or "committed")
-        return outcome_answer(outcome, of_row=of_row)
+        return outcome_answer(outcome, tx, of_row=of_row)
 
     async def batch(self, request: Request) -> Response:
         """POST /v1/transactions:batch"""
@@ -206,7 +207,7 @@ class _Sent:
             metrics.decided(error.code)
             return _unsent(self._tx.id, error)
         metrics.decided(outcome.code or "committed")
-        return outcome.to_json()
+        return with_cursor(outcome.to_json(), self._tx)
 
     def forget(self) -> None:
         self._sent.forget()
@@ -238,10 +239,10 @@ _Line = _Settled | _Sent | _Passed
 # How outcomes are told
 
 
-def outcome_answer(outcome: Outcome, *, of_row: bool = False) -> Response:
+def outcome_answer(outcome: Outcome, tx: Transaction, *, of_row: bool = False) -> Response:
     """201 with the outcome, or the problem that its refusal is; the same for each retry."""
     if (problem := outcome.problem()) is not None:
-        return answer.problem_document(problem)
+        return answer.problem_document(with_cursor(problem, tx))
     headers = {"location": _location(outcome.transaction_id, outcome.parts[0].group)}
     if outcome.token:
         headers[answer.TOKEN] = outcome.token
