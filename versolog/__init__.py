@@ -11,17 +11,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from versolog.client import AsyncClient, Client
-    from versolog.schemas.errors import VersologError
+    from versolog.schemas.errors import MergeConflict, VersologError
     from versolog.schemas.outcome import Outcome
     from versolog.streams.producer import AsyncProducer, Producer
     from versolog.streams.transaction import Transaction
 
-__all__ = ["AsyncClient", "AsyncProducer", "Client", "Outcome", "Producer", "Transaction", "VersologError"]
+__all__ = [
+    "AsyncClient",
+    "AsyncProducer",
+    "Client",
+    "MergeConflict",
+    "Outcome",
+    "Producer",
+    "Transaction",
+    "VersologError",
+]
 
 _HOMES = {
     "AsyncClient": "versolog.client",
     "AsyncProducer": "versolog.streams.producer",
     "Client": "versolog.client",
+    "MergeConflict": "versolog.schemas.errors",
     "Outcome": "versolog.schemas.outcome",
     "Producer": "versolog.streams.producer",
     "Transaction": "versolog.streams.transaction",

@@ -16,9 +16,11 @@ import pytest
 
 from tests.inprocess import House, Served
 from versolog import AsyncClient, Client, Transaction
+from versolog.client import Conflict
+from versolog.schemas.errors import Conflict as Contradiction
 from versolog.schemas.errors import (
-    Conflict,
     Invalid,
+    MergeConflict,
     NotFound,
     PreconditionFailed,
     TooLarge,
@@ -131,6 +133,103 @@ def test_groups_refs_and_schemas(db: Client) -> None:
     assert [group.group for group in db.groups()] == ["g/0", "g/1"]
 
 
+def test_a_branch_is_merged_its_conflict_resolved_and_all_of_it_undone(db: Client) -> None:
+    db.put("g", "t", "k", {"gate": "A1", "delay": 0})
+    db.branch("g", "plan")
+    picked = db.patch("g", "t", "k", {"gate": "C3"}, branch="plan").version
+    db.put("g", "t", "new", {"gate": "Z9"}, branch="plan")
+    db.patch("g", "t", "k", {"gate": "B2", "delay": 5})
+    apart = db.compare("g", "plan")
+    assert (apart.ahead, apart.behind, apart.bases, apart.branch.parent) == (2, 1, (1,), "main")
+    with pytest.raises(MergeConflict) as rehearsed:
+        db.rehearse_merge("g", "plan")
+    with pytest.raises(MergeConflict) as refused:
+        db.merge("g", "plan", message="as planned")
+    (conflict,) = refused.value.conflicts
+    assert conflict == Conflict("t", "k", ("gate",), "both-changed", "A1", "B2", "C3")
+    assert (rehearsed.value.conflicts, refused.value.total) == ((conflict,), 1)
+    assert rehearsed.value.facts["conflicts"] == [conflict.to_json()]
+    assert rehearsed.value.detail == refused.value.detail
+
+    ends = [conflict.take_value("D4")]
+    assert db.rehearse_merge("g", "plan", resolutions=ends).counts.changed == 1
+    merged = db.merge("g", "plan", resolutions=ends, author="ops")
+    assert db.row("g", "t", "k").row == {"gate": "D4", "delay": 5}
+    assert (db.commit("g", merged.version).parents, db.commit("g", merged.version).author) == ((5, 4), "ops")
+    with pytest.raises(Contradiction, match="all that led to") as nothing:
+        db.merge("g", "plan")
+    assert nothing.value.code == "nothing-to-merge"
+    with pytest.raises(Invalid) as merge:
+        db.revert("g", merged.version)
+    assert merge.value.code == "parent-needed"
+    assert db.rehearse(db.transaction("g").operation("revert", versions=[merged.version], parent=1)).counts.rows == 2
+    db.revert("g", merged.version, parent=1)
+    assert db.row("g", "t", "k").row == {"gate": "B2", "delay": 5}
+    with pytest.raises(MergeConflict) as unpicked:
+        db.cherry_pick("g", picked)
+    db.cherry_pick("g", [picked], resolutions=[conflict.take_theirs() for conflict in db.conflicts(unpicked.value)])
+    assert db.row("g", "t", "k").row == {"gate": "C3", "delay": 5}
+    db.revert("g", from_="main~1")
+    assert db.row("g", "t", "k").row["gate"] == "B2"
+    with pytest.raises(Invalid, match="a write can't be rehearsed"):
+        db.rehearse(db.transaction("g").put("t", "k", {}))
+    db.put("g", "t", "other", {}, branch="plan")
+    with pytest.raises(Contradiction) as unmerged:
+        db.delete_branch("g", "plan")
+    assert unmerged.value.code == "not-merged"
+    db.delete_branch("g", "plan", force=True)
+    assert [branch.name for branch in db.branches("g")] == ["main"]
+
+
+def test_all_conflicts_of_a_refusal_are_listed_whatever_is_written_since(db: Client) -> None:
+    keys = [f"k{number:04}" for number in range(2_300)]
+
+    def put(value: int, branch: str = "main") -> None:
+        tx = db.transaction("g", branch=branch)
+        for key in keys:
+            tx.put("t", key, {"n": value})
+        tx.send()
+
+    put(1)
+    db.branch("g", "plan")
+    put(2, "plan")
+    put(3)
+    with pytest.raises(MergeConflict) as refused:
+        db.merge("g", "plan", policy="fail")
+    listing = db.conflicts(refused.value)
+    first = next(listing)
+    put(2)
+    listed = [first, *listing]
+    assert [conflict.key for conflict in listed] == keys
+    assert {(conflict.base, conflict.ours, conflict.theirs) for conflict in listed} == {(1, 3, 2)}
+    assert (len(refused.value.conflicts), refused.value.total) == (100, len(keys))
+    with pytest.raises(MergeConflict) as rehearsed:
+        db.rehearse_merge("g", "plan", resolutions=[listed[0].take_ours()])
+    assert "no conflict" in rehearsed.value.detail
+
+
+def test_a_stale_resolution_comes_back_as_such(db: Client) -> None:
+    db.put("g", "t", "k", {"n": 1, "sum": 0})
+    db.branch("g", "plan")
+    db.put("g", "t", "k", {"n": 2, "sum": 1}, branch="plan")
+    db.put("g", "t", "k", {"n": 3, "sum": 1})
+    db.set_merge("g", "t", fields={"sum": "sum"})
+    assert db.merge_functions("g", "t").fields == {"sum": "sum"}
+    with pytest.raises(MergeConflict) as refused:
+        db.merge("g", "plan")
+    ends = [conflict.take_ours() for conflict in refused.value.conflicts]
+    db.patch("g", "t", "k", {"n": 4})
+    with pytest.raises(MergeConflict, match="changed since") as stale:
+        db.merge("g", "plan", resolutions=ends, policy="theirs")
+    (conflict,) = stale.value.conflicts
+    assert (conflict.stale, conflict.ours) == (True, 4)
+    db.merge("g", "plan", resolutions=[conflict.delete()])
+    assert db.row("g", "t", "k").row == {"sum": 2}
+    db.set_merge("g", "t")
+    with pytest.raises(NotFound):
+        db.merge_functions("g", "t")
+
+
 def test_rows_come_in_pages_of_one_version(db: Client) -> None:
     for number in range(25):
         db.put("g", "t", f"k{number:02}", {"n": number})
@@ -153,7 +252,7 @@ def test_refusals_are_raised_by_their_type(db: Client) -> None:
     with pytest.raises(PreconditionFailed) as mismatch:
         db.transaction("g").put("t", "k", {}).expect_absent("t", "k").send()
     assert (mismatch.value.code, mismatch.value.facts["found"]) == ("version-mismatch", 1)
-    with pytest.raises(Conflict, match="another content"):
+    with pytest.raises(Contradiction, match="another content"):
         db.put("g", "t", "k", {"n": 2}, id="t-1")
     unknown: list[tuple[str, str, int | None]] = [("g", "no", None), ("no", "k", None), ("g", "k", 9)]
     for group, key, at in unknown:
@@ -281,6 +380,15 @@ async def test_the_asyncio_client_does_the_same(tmp_path: Path) -> None:
         assert [past.version async for past in db.history("g", "t", "k")] == [2, 1]
         with pytest.raises(NotFound):
             await db.row("g", "t", "none")
+        await db.branch("g", "plan")
+        await db.put("g", "t", "k", {"n": 7}, branch="plan")
+        await db.put("g", "t", "k", {"n": 8})
+        with pytest.raises(MergeConflict) as refused:
+            await db.merge("g", "plan")
+        ends = [conflict.take_theirs() async for conflict in db.conflicts(refused.value)]
+        assert (await db.rehearse_merge("g", "plan", resolutions=ends)).counts.changed == 1
+        await db.merge("g", "plan", resolutions=ends)
+        assert (await db.compare("g", "plan")).ahead == 0
         await db.rollback("g", 1)
         assert (await db.diff("g", 1)).counts.rows == 0
     house.close()

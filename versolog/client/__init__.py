@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from versolog.client.answers import (
+    Apart,
     BlamedField,
     Branch,
     Commit,
@@ -12,6 +13,7 @@ from versolog.client.answers import (
     Group,
     GroupHead,
     Heading,
+    MergeFunctions,
     Past,
     Place,
     Rehearsal,
@@ -25,8 +27,12 @@ from versolog.client.answers import (
 )
 from versolog.client.asynchronous import AsyncClient, AsyncTransaction
 from versolog.client.synchronous import Client, ClientTransaction
+from versolog.schemas.conflicts import ABSENT, Conflict, Resolution
+from versolog.schemas.errors import MergeConflict
 
 __all__ = [
+    "ABSENT",
+    "Apart",
     "AsyncClient",
     "AsyncTransaction",
     "BlamedField",
@@ -34,15 +40,19 @@ __all__ = [
     "Client",
     "ClientTransaction",
     "Commit",
+    "Conflict",
     "Counts",
     "Diff",
     "FieldChange",
     "Group",
     "GroupHead",
     "Heading",
+    "MergeConflict",
+    "MergeFunctions",
     "Past",
     "Place",
     "Rehearsal",
+    "Resolution",
     "Row",
     "RowChange",
     "RowState",

@@ -198,10 +198,12 @@ class RehearsedChange:
 
 @dataclass(frozen=True, slots=True)
 class Rehearsal:
-    """What an operation would change: the counts of all, and the first rows."""
+    """What an operation would change: the counts of all, and the first thousand rows."""
 
     counts: Counts
     rows: tuple[RehearsedChange, ...]
+    version: int
+    """The group's newest version, that it was planned at."""
 
     @classmethod
     def from_json(cls, told: Json) -> Self:
@@ -211,7 +213,7 @@ class Rehearsal:
             )
             for row in told["rows"]
         )
-        return cls(Counts(**told["counts"]), rows)
+        return cls(Counts(**told["counts"]), rows, told["version"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +267,40 @@ class Branch:
     @classmethod
     def from_json(cls, told: Json) -> Self:
         return cls(told["name"], told["head"], _moment(told["committed_at"]), told["parent"], told["fork"])
+
+
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """How a branch stands to another place."""
+
+    branch: Branch
+    version: int
+    """The place's version."""
+    ahead: int
+    """Commits that the branch has and the place has not."""
+    behind: int
+    """Commits that the place has and the branch has not."""
+    bases: tuple[int, ...]
+    """Their merge bases, newest first: several where merges crossed."""
+
+    @classmethod
+    def from_json(cls, told: Json) -> Self:
+        found = told["against"]
+        bases = tuple(found["bases"])
+        return cls(Branch.from_json(told), found["version"], found["ahead"], found["behind"], bases)
+
+
+@dataclass(frozen=True, slots=True)
+class MergeFunctions:
+    """How a table's conflicts are settled before anyone is asked: a function for rows as a whole, and for fields."""
+
+    row: str | None
+    fields: dict[str, str]
+    version: int
+
+    @classmethod
+    def from_json(cls, told: Json) -> Self:
+        return cls(told["row"], told["fields"], told["version"])
 
 
 @dataclass(frozen=True, slots=True)

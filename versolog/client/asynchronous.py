@@ -13,6 +13,7 @@ import stamina
 
 from versolog.client import calls
 from versolog.client.answers import (
+    Apart,
     BlamedField,
     Branch,
     Commit,
@@ -20,6 +21,7 @@ from versolog.client.answers import (
     Group,
     GroupHead,
     Heading,
+    MergeFunctions,
     Past,
     Rehearsal,
     Row,
@@ -30,7 +32,8 @@ from versolog.client.answers import (
     Verified,
 )
 from versolog.client.calls import RETRY_FOR_S, TIMEOUT_S, Again, At, Call, Page, Written
-from versolog.schemas.errors import VersologError
+from versolog.schemas.conflicts import Conflict, Resolution
+from versolog.schemas.errors import MergeConflict, VersologError
 from versolog.schemas.outcome import Outcome
 from versolog.streams.state import MAIN
 from versolog.streams.transaction import Transaction
@@ -140,8 +143,69 @@ class AsyncClient:
         branch: str = MAIN,
     ) -> Rehearsal:  # fmt: skip
         """What `rollback` would change now."""
-        asked = {"to": to, "table": table, "key": key, "prefix": prefix, "branch": branch}
-        return await self._do(calls.rehearse_rollback(group, asked))
+        tx = self.transaction(group, branch=branch)
+        tx.operation("rollback", to=calls.reference(to), table=table, key=key, prefix=prefix)
+        return await self.rehearse(tx)
+
+    async def branch(self, group: str, name: str, at: At = None, **about: Any) -> Outcome:
+        """Begin a branch at a version, at main's head by default. Nothing is copied."""
+        arguments = {"name": name} if at is None else {"name": name, "from": calls.reference(at)}
+        return await self.send(self.transaction(group, **about).operation("create-branch", **arguments))
+
+    async def delete_branch(self, group: str, name: str, *, force: bool = False, **about: Any) -> Outcome:
+        """Take a branch's name away; `force` where it has commits that no other branch has. They stay readable."""
+        arguments = {"name": name, "force": True} if force else {"name": name}
+        return await self.send(self.transaction(group, **about).operation("delete-branch", **arguments))
+
+    async def merge(
+        self, group: str, source: At, target: str = MAIN, *, policy: str = "fail", no_ff: bool = False,
+        resolutions: Iterable[Resolution | Mapping[str, Any]] = (), **about: Any,
+    ) -> Outcome:  # fmt: skip
+        """Bring what `source` did onto the branch `target`. Raises MergeConflict, whose conflicts know how to end:
+        `resolutions=[conflict.take_ours() for conflict in db.conflicts(error)]`."""
+        return await self.send(self._merge(group, source, target, policy, no_ff, resolutions, **about))
+
+    async def rehearse_merge(
+        self, group: str, source: At, target: str = MAIN, *, policy: str = "fail", no_ff: bool = False,
+        resolutions: Iterable[Resolution | Mapping[str, Any]] = (),
+    ) -> Rehearsal:  # fmt: skip
+        """What `merge` would change now. Raises MergeConflict where it would."""
+        return await self.rehearse(self._merge(group, source, target, policy, no_ff, resolutions))
+
+    async def revert(
+        self, group: str, versions: int | Iterable[int] = (), *, from_: At = None, to: At = None,
+        parent: int | None = None, policy: str = "fail",
+        resolutions: Iterable[Resolution | Mapping[str, Any]] = (), **about: Any,
+    ) -> Outcome:  # fmt: skip
+        """Undo commits by a new one: those named, or those that led `from_` one place `to` another, the branch's head
+        by default. `parent` says towards which of its parents a merge is undone. Raises MergeConflict."""
+        asked = calls.commits(versions, from_, to, parent) | calls.settling(policy, resolutions)
+        return await self.send(self.transaction(group, **about).operation("revert", **asked))
+
+    async def cherry_pick(
+        self, group: str, versions: int | Iterable[int] = (), *, from_: At = None, to: At = None,
+        parent: int | None = None, policy: str = "fail",
+        resolutions: Iterable[Resolution | Mapping[str, Any]] = (), **about: Any,
+    ) -> Outcome:  # fmt: skip
+        """Do again on a branch what commits elsewhere did; which, as in `revert`. Raises MergeConflict."""
+        asked = calls.commits(versions, from_, to, parent) | calls.settling(policy, resolutions)
+        return await self.send(self.transaction(group, **about).operation("cherry-pick", **asked))
+
+    async def rehearse(self, tx: Transaction) -> Rehearsal:
+        """What a merge, revert, cherry-pick or rollback of one group would change now. Raises MergeConflict."""
+        return await self._do(calls.rehearse(tx))
+
+    def conflicts(self, refused: MergeConflict) -> AsyncIterator[Conflict]:
+        """All conflicts of what was refused, page by page: those of the versions that the refusal names, whatever was
+        written since."""
+        return self._all(lambda cursor: calls.conflicts(refused, cursor), Page(list(refused.conflicts), refused.cursor))
+
+    async def set_merge(
+        self, group: str, table: str, *, row: str | None = None, fields: Mapping[str, str] | None = None, **about: Any
+    ) -> Outcome:
+        """Set how the table's conflicts are settled before anyone is asked; without a function all are taken away."""
+        tx = self.transaction(group, **about)
+        return await self.send(tx.operation("set-merge", table=table, row=row, fields=dict(fields or {})))
 
     async def tag(self, group: str, name: str, at: At = None, *, move: bool = False, **about: Any) -> Outcome:
         """Name a version, the head by default; `move` lets a tag that exists name another one."""
@@ -241,6 +305,14 @@ class AsyncClient:
         """The branches, by name."""
         return await self._do(calls.branches(group, at))
 
+    async def compare(self, group: str, branch: str, against: At = MAIN, at: At = None) -> Apart:
+        """How a branch stands to another place: the commits that each has and the other has not."""
+        return await self._do(calls.compare(group, branch, against, at))
+
+    async def merge_functions(self, group: str, table: str, at: At = None, branch: str | None = None) -> MergeFunctions:
+        """The merge functions of a table. Raises NotFound where it has none."""
+        return await self._do(calls.merge_functions(group, table, at, branch))
+
     async def tags(self, group: str, at: At = None) -> list[Tag]:
         """The tags, by name."""
         return await self._do(calls.tags(group, at))
@@ -260,6 +332,15 @@ class AsyncClient:
     async def digest(self, group: str | None = None, at: At = None) -> str:
         """The digest of all that a group holds, its history included, or of the whole store."""
         return await self._do(calls.digest(group, at))
+
+    def _merge(
+        self, group: str, source: At, target: str, policy: str, no_ff: bool,
+        resolutions: Iterable[Resolution | Mapping[str, Any]], **about: Any,
+    ) -> AsyncTransaction:  # fmt: skip
+        asked = {"source": calls.reference(source)} | ({"no_ff": True} if no_ff else {})
+        tx = self.transaction(group, branch=target, **about)
+        tx.operation("merge", **asked, **calls.settling(policy, resolutions))
+        return tx
 
     # I/O
 
@@ -286,15 +367,18 @@ class AsyncClient:
         except httpx.TransportError as error:
             raise calls.no_answer(error, self._http.base_url) from error
 
-    async def _all(self, call: Callable[[str | None], Call[Page[Item]]]) -> AsyncIterator[Item]:
-        cursor: str | None = None
+    async def _all(
+        self, call: Callable[[str | None], Call[Page[Item]]], page: Page[Item] | None = None
+    ) -> AsyncIterator[Item]:
+        """All items of a listing, from its first page on, where that is known."""
+        if page is None:
+            page = await self._do(call(None))
         while True:
-            page = await self._do(call(cursor))
             for item in page.items:
                 yield item
-            cursor = page.cursor
-            if cursor is None:
+            if page.cursor is None:
                 return
+            page = await self._do(call(page.cursor))
 
     async def _decided(self, tx: Transaction) -> Outcome:
         """The outcome of `tx`, sent alone, a refusal too."""

@@ -15,6 +15,7 @@ import httpx
 import orjson
 
 from versolog.client.answers import (
+    Apart,
     BlamedField,
     Branch,
     Commit,
@@ -22,6 +23,7 @@ from versolog.client.answers import (
     Group,
     GroupHead,
     Heading,
+    MergeFunctions,
     Past,
     Rehearsal,
     Row,
@@ -31,11 +33,14 @@ from versolog.client.answers import (
     Tag,
     Verified,
 )
+from versolog.schemas import conflicts as kinds
+from versolog.schemas.conflicts import Resolution
 from versolog.schemas.errors import (
     REFUSALS,
     Conflict,
     Invalid,
     Malformed,
+    MergeConflict,
     NotFound,
     PreconditionFailed,
     TooLarge,
@@ -62,7 +67,11 @@ PAGE_ROWS = 1_000
 PAGE_COMMITS = 100
 BATCH_LINES = 2_000
 WAIT_MAX_S = 30.0
+PAGE_CONFLICTS = 1_000
 GROUPS_REMEMBERED_MAX = 10_000
+
+_PATHS = {"merge": "merges", "revert": "reverts", "cherry-pick": "cherry-picks", "rollback": "rollbacks"}
+"""Where operations can be rehearsed and their conflicts listed, by kind."""
 
 _BY_STATUS: dict[int, type[VersologError]] = {
     HTTPStatus.ACCEPTED: Undecided,
@@ -94,6 +103,10 @@ class Call(Generic[Answer]):
     """The group that is read: the answer shall hold what was written to it before."""
     timeout_s: float = 0.0
     """How long one try may take, where that is longer than the client's own time."""
+    transaction: Transaction | None = None
+    """What is sent or rehearsed, for a refusal to name."""
+    lists_conflicts: bool = False
+    """Whether a merge's conflicts are what is asked for, and no error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +172,10 @@ def read_answer(call: Call[Answer], response: httpx.Response) -> Answer:
     if response.is_success and response.status_code != HTTPStatus.ACCEPTED:
         return call.read(response.content)
     error = error_in(response)
+    if isinstance(error, MergeConflict):
+        if call.lists_conflicts:
+            return call.read(response.content)
+        error.asked = call.transaction
     if error.retriable:
         raise Again(error, _seconds(response.headers.get("retry-after")))
     raise error
@@ -193,7 +210,8 @@ def _seconds(text: str | None) -> float | None:
 
 def send(tx: Transaction) -> Call[Outcome]:
     """Send `tx` and wait for its outcome; a refusal is raised."""
-    return Call("POST", "/v1/transactions", _json(Outcome.from_json), body=orjson.dumps(tx.to_json()))
+    body = orjson.dumps(tx.to_json())
+    return Call("POST", "/v1/transactions", _json(Outcome.from_json), body=body, transaction=tx)
 
 
 def send_many(transactions: Iterable[Transaction]) -> Call[list[Outcome | None]]:
@@ -250,11 +268,49 @@ def differences(group: str, query: Mapping[str, Any], cursor: str | None) -> Cal
     return _listing(group, "/diff", "rows", RowChange.from_json, query, cursor, PAGE_ROWS)
 
 
-def rehearse_rollback(group: str, asked: Mapping[str, Any]) -> Call[Rehearsal]:
-    body = orjson.dumps(
-        {name: at_text(value) for name, value in asked.items() if value is not None} | {"dry_run": True}
-    )
-    return Call("POST", f"{_group(group)}/rollbacks", _json(Rehearsal.from_json), body=body, group=group)
+def rehearse(tx: Transaction) -> Call[Rehearsal]:
+    """What an operation on one group would change; a merge's conflicts are raised."""
+    part = tx.record()["parts"][0]
+    path, asked = _operation(part)
+    if part["expect_head"] is not None:
+        asked["expect_head"] = part["expect_head"]
+    body = orjson.dumps(asked | {"dry_run": True})
+    return Call("POST", path, _json(Rehearsal.from_json), body=body, group=part["group"], transaction=tx)
+
+
+def conflicts(refused: MergeConflict, cursor: str | None) -> Call[Page[kinds.Conflict]]:
+    """A page of the conflicts of what was refused."""
+    assert refused.asked is not None, "who has a cursor was told so by a client"
+    parts = refused.asked.record()["parts"]
+    path, asked = _operation(next(part for part in parts if part["group"] == refused.facts["group"]))
+    body = orjson.dumps(asked | {"cursor": cursor, "limit": PAGE_CONFLICTS})
+    read = _json(_page("conflicts", kinds.Conflict.from_json))
+    return Call("POST", path, read, body=body, group=refused.facts["group"], lists_conflicts=True)
+
+
+def _operation(part: Json) -> tuple[str, Json]:
+    """The path for the operation of a transaction's part, and its body there."""
+    operation, branch = part["operation"], part["branch"]
+    kind = operation["kind"] if operation else "write"
+    if kind not in _PATHS:
+        raise Invalid(f"a {kind} can't be rehearsed; {', '.join(_PATHS)} can", field="operation")
+    arguments = orjson.loads(operation["arguments"])
+    asked = {name: value for name, value in arguments.items() if value is not None}
+    asked["target" if kind == "merge" else "branch"] = branch
+    return f"{_group(part['group'])}/{_PATHS[kind]}", asked
+
+
+def settling(policy: str, resolutions: Iterable[Resolution | Mapping[str, Any]]) -> Json:
+    """How conflicts shall end, as arguments of an operation."""
+    listed = [one.to_json() if isinstance(one, Resolution) else dict(one) for one in resolutions]
+    return ({} if policy == "fail" else {"policy": policy}) | ({"resolutions": listed} if listed else {})
+
+
+def commits(versions: int | Iterable[int], from_: At, to: At, parent: int | None) -> Json:
+    """Which commits are meant, as arguments of an operation."""
+    listed = [versions] if isinstance(versions, int) else list(versions)
+    asked = {"versions": listed or None, "from": reference(from_), "to": reference(to), "parent": parent}
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 def groups(prefix: str, cursor: str | None) -> Call[Page[GroupHead]]:
@@ -269,6 +325,14 @@ def group(name: str, at: At, count: bool) -> Call[Group]:
 
 def branches(group: str, at: At) -> Call[list[Branch]]:
     return _read(group, "/branches", _each("branches", Branch.from_json), at=at)
+
+
+def compare(group: str, branch: str, against: At, at: At) -> Call[Apart]:
+    return _read(group, f"/branches/{_segment(branch)}", Apart.from_json, against=against, at=at)
+
+
+def merge_functions(group: str, table: str, at: At, branch: str | None) -> Call[MergeFunctions]:
+    return _read(group, f"{_table(table)}/merge", MergeFunctions.from_json, at=at, branch=branch)
 
 
 def tags(group: str, at: At) -> Call[list[Tag]]:

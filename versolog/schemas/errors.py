@@ -84,6 +84,8 @@ class MergeConflict(Conflict):
     """
 
     code = "merge-conflict"
+    asked: Any = None
+    """The transaction that was refused, where a client knows it, to ask for the pages that follow."""
 
     @property
     def total(self) -> int:
