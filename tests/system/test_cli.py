@@ -84,6 +84,54 @@ def test_the_main_job_on_the_command_line(run: Run, tmp_path: Path) -> None:
     assert "stores" in run("verify", "--data", str(tmp_path / "now")).stderr
 
 
+def test_a_branch_is_merged_conflicts_are_resolved_and_undone_on_the_command_line(run: Run, tmp_path: Path) -> None:
+    run("put", "UA", "flights", "k/1", '{"gate": "A1", "crew": "x"}')
+    assert run("branch", "UA", "plan").stdout.startswith("version 2 of UA")
+    run("patch", "UA", "flights", "k/1", '{"gate": "C3", "crew": "y"}', "--branch", "plan")
+    run("put", "UA", "flights", "k2", "{}", "--branch", "plan")
+    run("patch", "UA", "flights", "k/1", '{"gate": "B2", "crew": "z"}')
+    assert [one["name"] for one in lines(run("branch", "UA", "--json"))] == ["main", "plan"]
+    stand = lines(run("branch", "UA", "plan", "--against", "main", "--json"))[0]
+    assert (stand["ahead"], stand["behind"], stand["bases"]) == (2, 1, [1])
+    assert "ahead of main" in run("branch", "UA", "--against", "main").stdout
+
+    gate = {"table": "flights", "key": "k/1", "path": ["gate"], "code": "both-changed", "base": "A1"}
+    gate |= {"ours": "B2", "theirs": "C3"}
+    told = lines(run("conflicts", "UA", "plan", "--json", status=3))
+    assert [one["path"] for one in told] == [["crew"], ["gate"]]
+    assert told[1] == gate
+    refused = run("merge", "UA", "plan", status=3)
+    assert "flights/k/1/gate" in refused.stdout
+    assert refused.stderr.startswith("merge-conflict: 2 conflicts")
+    problem = json.loads(run("merge", "UA", "plan", "--json", status=3).stdout)
+    rehearsed = json.loads(run("merge", "UA", "plan", "--json", "--dry-run", status=3).stdout)
+    assert problem["conflicts"] == rehearsed["conflicts"] == told
+    assert (problem["code"], problem["total"], problem["at"]) == ("merge-conflict", 2, rehearsed["at"])
+
+    wrong = run("merge", "UA", "plan", "--take", "ours=flights/k9", status=1)
+    assert "flights/k/1/crew" in wrong.stderr, "it names the conflicts there are"
+    file = tmp_path / "ends.json"
+    file.write_text("\n".join(json.dumps(one | {"take": {"value": "E5"}}) for one in told if one["path"] == ["gate"]))
+    ends = ("--resolve", str(file), "--take", "theirs=flights/k/1/crew")
+    assert "2 rows would change" in run("merge", "UA", "plan", *ends, "--dry-run").stdout
+    run("merge", "UA", "plan", *ends, "-m", "as planned")
+    assert json.loads(run("get", "UA", "flights", "k/1").stdout) == {"crew": "y", "gate": "E5"}
+    assert "nothing-to-merge" in run("merge", "UA", "plan", status=1).stderr
+
+    merged = str(lines(run("log", "UA", "--json", "--limit", "1"))[0]["version"])
+    assert "say which parent" in run("revert", "UA", merged, status=1).stderr
+    run("revert", "UA", merged, "--parent", "1")
+    assert json.loads(run("get", "UA", "flights", "k/1").stdout) == {"crew": "z", "gate": "B2"}
+    run("cherry-pick", "UA", "4")
+    assert json.loads(run("get", "UA", "flights", "k2").stdout) == {}
+    picked = run("cherry-pick", "UA", "3", "--take", "ours=flights/k/1", "--json")
+    assert lines(picked)[0]["outcome"] == "committed"
+    run("put", "UA", "flights", "k3", "{}", "--branch", "plan")
+    assert "say `force`" in run("branch", "UA", "plan", "--delete", status=1).stderr
+    run("branch", "UA", "plan", "--delete", "--force")
+    assert "no branch or tag 'plan'" in run("conflicts", "UA", "plan", status=1).stderr
+
+
 def test_errors_are_one_line_and_the_same_as_over_http(run: Run) -> None:
     refused = run("put", "UA", "flights", "k1", "[1]", status=1)
     assert refused.stderr.startswith("invalid:")

@@ -20,7 +20,7 @@ from confluent_kafka.serialization import MessageField, SerializationContext
 from tests.cluster import Cluster, eventually
 from tests.conftest import RealBroker
 from versolog import Client, Transaction
-from versolog.schemas.errors import Conflict, PreconditionFailed
+from versolog.schemas.errors import Conflict, MergeConflict, PreconditionFailed
 
 GROUPS = [f"guild/{number} ü" for number in range(8)]
 
@@ -70,6 +70,52 @@ def test_a_write_is_seen_by_the_next_read_whatever_worker_answers(two: tuple[Cli
                 headers={"versolog-token": token, "versolog-staleness": "9"},
             )
             assert read.json()["row"] == {"n": number}
+
+
+def test_a_plan_is_tried_on_a_branch_merged_its_conflict_resolved_and_reverted(
+    cluster: Cluster, two: tuple[Client, Client]
+) -> None:
+    """Each worker asked about groups of its own and of the other, while live events go on."""
+    one, other = two
+    for group in GROUPS:
+        for number in range(150):
+            one.put(group, "flights", f"k{number:03}", {"gate": "A1", "delay": 0})
+        other.branch(group, "plan", message="try new gates")
+        plan = one.transaction(group, branch="plan", author="ops")
+        live = other.transaction(group, type="GatesClosed")
+        for number in range(150):
+            plan.patch("flights", f"k{number:03}", {"gate": "C3"})
+            live.patch("flights", f"k{number:03}", {"gate": "B2", "delay": 5})
+        plan.put("flights", "new", {"gate": "Z9"}).send()
+        live.send()
+        with pytest.raises(MergeConflict) as refused:
+            one.merge(group, "plan")
+        with pytest.raises(MergeConflict) as rehearsed:
+            other.rehearse_merge(group, "plan")
+        own = {"id", "outcome", "committed_at"}
+        told = {name: fact for name, fact in refused.value.facts.items() if name not in own}
+        assert told == rehearsed.value.facts, "the same conflicts, whatever worker is asked"
+        first = {"table": "flights", "key": "k000", "path": ["gate"], "code": "both-changed"}
+        assert told["conflicts"][0] == first | {"base": "A1", "ours": "B2", "theirs": "C3"}
+        other.patch(group, "flights", "k000", {"gate": "B7"})
+        ends = [conflict.take_theirs() for conflict in other.conflicts(refused.value)]
+        assert len(ends) == 150
+        with pytest.raises(MergeConflict) as stale:
+            one.merge(group, "plan", resolutions=ends)
+        (conflict,) = stale.value.conflicts
+        assert (conflict.key, conflict.stale, conflict.ours) == ("k000", True, "B7")
+        merged = other.merge(group, "plan", resolutions=[*ends[1:], conflict.take_value("D4")])
+        assert one.compare(group, "plan").ahead == 0
+        assert one.row(group, "flights", "k000", at=merged.version).row == {"gate": "D4", "delay": 5}
+        undone = one.revert(group, merged.version, parent=1, message="the old gates")
+        assert one.row(group, "flights", "k001", at=undone.version).row == {"gate": "B2", "delay": 5}
+        assert one.diff(group, f"{merged.version}^1", undone.version).counts.rows == 0
+        assert other.verify(group).ok
+    with cluster.producer() as producer:
+        sent = producer.send(Transaction(GROUPS[0]).operation("cherry-pick", versions=[152]))
+        with pytest.raises(MergeConflict) as straight:
+            sent.outcome(timeout_s=30).raise_for_refusal()
+        assert (straight.value.total, straight.value.conflicts[0].key) == (150, "k000")
 
 
 def test_a_time_is_read_from_an_idle_partition_and_stays_as_it_is(db: Client) -> None:

@@ -95,14 +95,17 @@ async def test_the_examples_answer_as_shown(tmp_path: Path) -> None:
                 assert matches(one, other), f"{command}\nshown    {one}\nanswered {other}"
 
 
-def test_the_python_example_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    example = next(text for kind, text in BLOCK.findall(TEXT) if kind == "python" and "from versolog" in text)
+def test_the_python_examples_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    examples = [text for kind, text in BLOCK.findall(TEXT) if kind == "python" and "from versolog" in text]
     served = Served(tmp_path)
     try:
-        exec(compile(example.replace("http://127.0.0.1:8080", served.url), str(DOCUMENT), "exec"), {})
+        for example in examples:
+            exec(compile(example.replace("http://127.0.0.1:8080", served.url), str(DOCUMENT), "exec"), {})
     finally:
         served.stop()
-    assert "2 ops {'delay': 9}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "2 ops {'delay': 9}" in printed
+    assert "{'delay': 5, 'gate': 'C3'}" in printed
 
 
 def _documents(shown: str) -> list[Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import typer
 
-from versolog.cli import looking, restoring, running, writing
+from versolog.cli import branching, looking, restoring, running, writing
 
 app = typer.Typer(
     name="versolog",
@@ -21,6 +21,9 @@ _ROOMS: dict[str, list[Callable[..., None]]] = {
     "Write": [
         writing.put, writing.patch, writing.delete, writing.send, writing.tag, writing.checks, writing.rollback,
         writing.drop,
+    ],
+    "Branch and merge": [
+        branching.branch, branching.merge, branching.conflicts, branching.revert, branching.cherry_pick,
     ],
     "Look": [
         looking.get, looking.rows, looking.history, looking.blame, looking.log, looking.show, looking.diff,

@@ -10,6 +10,7 @@ import typer
 
 from versolog.cli.looking import DEFAULT_URL, Group, Json, Key, TableName, Url, connected
 from versolog.cli.shown import print_json, print_table
+from versolog.client import Rehearsal
 from versolog.schemas.documents import from_text, row_from_text
 from versolog.schemas.errors import Invalid
 from versolog.schemas.outcome import Outcome
@@ -29,7 +30,7 @@ def put(
     """Put a row."""
     with connected(url, as_json) as client:
         about = {"branch": branch, "author": author, "message": message}
-        _told(client.put(group, table, key, row_from_text(row), **about), as_json)
+        show_outcome(client.put(group, table, key, row_from_text(row), **about), as_json)
 
 
 def patch(
@@ -39,7 +40,7 @@ def patch(
     """Change some fields of a row (RFC 7396: null takes a field away)."""
     with connected(url, as_json) as client:
         about = {"branch": branch, "author": author, "message": message}
-        _told(client.patch(group, table, key, row_from_text(row), **about), as_json)
+        show_outcome(client.patch(group, table, key, row_from_text(row), **about), as_json)
 
 
 def delete(
@@ -48,7 +49,7 @@ def delete(
 ) -> None:  # fmt: skip
     """Delete a row; its past stays."""
     with connected(url, as_json) as client:
-        _told(client.delete(group, table, key, branch=branch, author=author, message=message), as_json)
+        show_outcome(client.delete(group, table, key, branch=branch, author=author, message=message), as_json)
 
 
 def send(
@@ -57,7 +58,7 @@ def send(
 ) -> None:  # fmt: skip
     """Send one transaction, written as HTTP takes it."""
     with connected(url, as_json) as client:
-        _told(client.send(Transaction.from_json(from_text(_text_in(file)))), as_json)
+        show_outcome(client.send(Transaction.from_json(from_text(_text_in(file)))), as_json)
 
 
 def tag(
@@ -71,7 +72,7 @@ def tag(
     with connected(url, as_json) as client:
         about = {"author": author, "message": message}
         done = client.delete_tag(group, name, **about) if gone else client.tag(group, name, at, move=move, **about)
-        _told(done, as_json)
+        show_outcome(done, as_json)
 
 
 def rollback(
@@ -87,16 +88,9 @@ def rollback(
     with connected(url, as_json) as client:
         part: dict[str, Any] = {"table": table, "key": key, "prefix": prefix, "branch": branch}
         if not dry_run:
-            _told(client.rollback(group, to, **part, author=author, message=message), as_json)
+            show_outcome(client.rollback(group, to, **part, author=author, message=message), as_json)
             return
-        found = client.rehearse_rollback(group, to, **part)
-        if as_json:
-            print_json(found)
-            return
-        print(f"{found.counts.rows:,} rows would change")
-        print_table(("table", "key", "change", "after"), (
-            (row.table, row.key, row.change, row.after) for row in found.rows
-        ))  # fmt: skip
+        show_rehearsal(client.rehearse_rollback(group, to, **part), as_json)
 
 
 def checks(
@@ -114,7 +108,7 @@ def checks(
             if file is not None and gone:
                 raise Invalid("a file of checks and --delete can't be meant together", field="file")
             given = None if file is None else row_from_text(_text_in(file))
-            _told(client.set_checks(group, table, given, branch=branch, author=author, message=message), as_json)
+            show_outcome(client.set_checks(group, table, given, branch=branch, author=author, message=message), as_json)
             return
         found = client.checks(group, table, branch=branch)
         if as_json:
@@ -131,7 +125,7 @@ def drop(
     if not yes:
         typer.confirm(f"Drop {group}?", abort=True)
     with connected(url, as_json) as client:
-        _told(client.drop_group(group, author=author, message=message), as_json)
+        show_outcome(client.drop_group(group, author=author, message=message), as_json)
 
 
 def _text_in(file: Path) -> str:
@@ -141,7 +135,19 @@ def _text_in(file: Path) -> str:
         raise Invalid(f"{file} can't be read: {error.strerror}", field="file") from error
 
 
-def _told(outcome: Outcome, as_json: bool) -> None:
+def show_rehearsal(found: Rehearsal, as_json: bool) -> None:
+    """What an operation would change."""
+    if as_json:
+        print_json(found)
+        return
+    print(f"{found.counts.rows:,} rows would change")
+    print_table(("table", "key", "change", "after"), (
+        (row.table, row.key, row.change, row.after) for row in found.rows
+    ))  # fmt: skip
+
+
+def show_outcome(outcome: Outcome, as_json: bool) -> None:
+    """What a write made."""
     if as_json:
         print_json(outcome.to_json())
         return

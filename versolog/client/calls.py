@@ -302,7 +302,7 @@ def _operation(part: Json) -> tuple[str, Json]:
 
 def settling(policy: str, resolutions: Iterable[Resolution | Mapping[str, Any]]) -> Json:
     """How conflicts shall end, as arguments of an operation."""
-    listed = [one.to_json() if isinstance(one, Resolution) else dict(one) for one in resolutions]
+    listed = list(resolutions)
     return ({} if policy == "fail" else {"policy": policy}) | ({"resolutions": listed} if listed else {})
 
 

@@ -13,6 +13,7 @@ import orjson
 
 from versolog.schemas import codec, documents, limits, times
 from versolog.schemas.codec import Record
+from versolog.schemas.conflicts import Resolution
 from versolog.schemas.errors import Invalid, Malformed, TooLarge, VersologError
 from versolog.streams.state import MAIN
 
@@ -82,7 +83,8 @@ class Part:
         return self
 
     def operation(self, kind: str, /, **arguments: Any) -> Self:
-        """A version-control operation on the group, in place of changes: rollback, tag, drop-group and others."""
+        """A version-control operation on the group, in place of changes: merge, revert, rollback, tag and others. What is
+        not JSON among the arguments is a list of `Resolution`s."""
         self._own_group()
         if self._operation is not None or self._changes:
             raise Invalid(
@@ -90,7 +92,7 @@ class Part:
             )
         self._operation = {
             "kind": _about("type", kind) or _empty("kind"),
-            "arguments": _row_text(arguments, "arguments"),
+            "arguments": _row_text({name: _argument(value) for name, value in arguments.items()}, "arguments"),
         }
         return self
 
@@ -468,6 +470,12 @@ def _row_text(row: object, what: str) -> str:
             limit=limits.ROW_BYTES_MAX,
         )
     return text.decode()
+
+
+def _argument(value: Any) -> Any:
+    if not isinstance(value, list | tuple):
+        return value
+    return [one.to_json() if isinstance(one, Resolution) else one for one in value]
 
 
 def _amounts_text(amounts: object) -> str:
