@@ -21,6 +21,7 @@ import pytest
 
 from tests.engine import Engine
 from tests.git import GitRepository, ImpossibleRowError, Merged
+from versolog.projections.past import Past
 from versolog.schemas import codec as avro
 from versolog.schemas.conflicts import ABSENT
 from versolog.schemas.documents import from_text, merge_patch
@@ -67,6 +68,8 @@ class History:
         """The newest version of each branch."""
         self.seen: Counter[str] = Counter()
         self.told: list[str] = []
+        self.asked: list[tuple[int, Transaction, Outcome]] = []
+        """Each operation with the group's version that it found, and what became of it."""
 
     def run(self) -> None:
         self.write(MAIN)
@@ -81,6 +84,7 @@ class History:
         self.engine.flush()
         for version in range(1, len(self.at)):
             assert self.rows_here(self.engine.store, str(version)) == self.git.rows(self.at[version]), version
+        self.decide_again()
 
     # Steps
 
@@ -272,6 +276,27 @@ class History:
             found |= self.below(self.git.merge_bases(one, other))
         return found
 
+    def decide_again(self) -> None:
+        """Every operation comes to the same, decided again on the group as it stood then."""
+        for before, tx, outcome in self.asked:
+            past = Past(self.engine.store, self.group, before)
+            refused = None
+            try:
+                line, _ = plan(past, tx.record()["parts"][0])
+            except VersologError as error:
+                refused = error
+            if refused is not None:
+                again = (refused.code, refused.detail, refused.facts)
+                assert again == (outcome.code, outcome.detail, outcome.facts), f"another refusal at {before}"
+                continue
+            assert outcome.committed, f"{outcome.detail} at {before}, and not there"
+            commit = self.engine.store.commit(self.group, outcome.version)
+            assert commit is not None
+            changes = {(change["table"], change["key"]): change["row"] for change in commit["changes"]}
+            planned = {place: None if text is None else text.decode() for place, text in line.changed.items()}
+            assert changes == planned, f"another commit at {before}"
+            self.seen["decided again"] += 1
+
     def compare_directions(self, one: str, other: str) -> None:
         """Two branches merge to the same rows, or meet the same conflicts, in either direction."""
         found = self.rows_planned(one, "merge", {"source": other})
@@ -300,7 +325,12 @@ class History:
     # How it is done
 
     def ask(self, branch: str, kind: str, arguments: dict[str, Any]) -> Outcome:
-        return self.decide(Transaction(self.group, branch=branch).operation(kind, **arguments))
+        tx = Transaction(self.group, branch=branch).operation(kind, **arguments)
+        found = self.engine.overlay.head(self.group)
+        assert found is not None
+        outcome = self.decide(tx)
+        self.asked.append((found.version, tx, outcome))
+        return outcome
 
     def decide(self, tx: Transaction) -> Outcome:
         outcome = Outcome.from_avro(avro.decode(OUTCOME, self.engine.decide(tx).outcome))

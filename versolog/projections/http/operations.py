@@ -24,7 +24,7 @@ class OperationRequest(About):
     expect_head: int | None = Field(None, ge=0, description="The version that the branch's head must have.")
     dry_run: bool = Field(False, description="Only answer what would change, or the conflicts there are.")
     limit: int | None = Field(
-        None, ge=1, le=LIMIT_MAX, description="The most rows or conflicts to list in one answer. "
+        None, ge=1, le=LIMIT_MAX, description="The most to list in one answer of a dry run, or in a page. "
         "Default: 1,000 rows, 100 conflicts.",
     )  # fmt: skip
     cursor: str | None = Field(
