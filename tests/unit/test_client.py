@@ -119,7 +119,7 @@ def test_groups_refs_and_schemas(db: Client) -> None:
     db.set_schema("g/0", "t", None)
     db.set_checks("g/0", "t", {"few": {"sum": "n", "max": 5}})
     assert db.checks("g/0", "t").checks == {"few": {"sum": "n", "max": 5}}
-    with pytest.raises(Conflict) as broken:
+    with pytest.raises(Contradiction) as broken:
         db.put("g/0", "t", "l", {"n": 6})
     assert (broken.value.code, broken.value.facts["key"]) == ("check-failed", "l")
     db.set_checks("g/0", "t", None)
