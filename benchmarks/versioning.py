@@ -18,6 +18,7 @@ from benchmarks import report
 from benchmarks.bench import Bench, Sizes
 from benchmarks.measured import MILLISECONDS, Result, Series, Side, WrongResultError
 from tests.engine import Engine
+from versolog.projections.logs import log
 from versolog.projections.views import View
 from versolog.schemas import codec
 from versolog.schemas.outcome import Outcome
@@ -214,7 +215,7 @@ def _read(engine: Engine, history: History, version: int) -> None:
 
 def _log_page(engine: Engine, history: History) -> None:
     view = View(engine.store)
-    page = view.log(view.resolve(history.group, "main"), limit=PAGE)
+    page = log(view, view.resolve(history.group, "main"), limit=PAGE)
     if [commit["version"] for commit in page.commits] != list(range(history.head, history.head - PAGE, -1)):
         raise WrongResultError(f"the log of {history.group} is another")
 

@@ -94,6 +94,67 @@ async def test_the_log_lists_commits_whose_hashes_chain(tmp_path: Path) -> None:
         assert (refused.status_code, refused.json()["field"]) == (422, "table")
 
 
+async def test_a_log_is_searched_page_by_page(tmp_path: Path) -> None:
+    async with house(tmp_path) as (built, client):
+        ticks = iter(range(START_MS, START_MS + 100_000, 1_000))
+        built.now_ms = lambda: next(ticks)
+        for number in range(8):
+            about = {
+                "author": ("ann", "bob")[number % 2],
+                "message": f"Change {number}",
+                "type": ("A", "B")[number // 4],
+            }
+            await put(client, f"k{number % 3}", {"n": number}, **about)
+        start = datetime.fromtimestamp(START_MS / 1000, UTC)
+
+        async def found(**sought: Any) -> list[int]:
+            listed = await pages(client, f"{GROUP}/log", "commits", limit=2, **sought)
+            assert await pages(client, f"{GROUP}/log", "commits", limit=3, all="true", **sought) == listed
+            return [commit["version"] for commit in listed]
+
+        assert await found(author="ann") == [7, 5, 3, 1]
+        assert await found(author="ann", type="B") == [7, 5]
+        assert await found(message="cHANGE 3") == [4]
+        assert await found(table="flights", key="k0", author="bob") == [4]
+        assert await found(table="other") == []
+        assert await found(operation="merge") == []
+        since, until = (start + timedelta(seconds=number) for number in (2, 4))
+        assert await found(since=since.isoformat(), until=until.isoformat()) == [5, 4, 3]
+        refused = await client.get(f"{GROUP}/log", params={"since": "noon"})
+        assert (refused.status_code, refused.json()["field"]) == (422, "since")
+        first = await get(client, f"{GROUP}/log", author="ann", limit=1)
+        answer = await client.get(f"{GROUP}/log", params={"author": "bob", "cursor": first["cursor"]})
+        assert answer.json()["code"] == "foreign-cursor"
+
+
+async def operate(client: httpx.AsyncClient, kind: str, branch: str = "main", **arguments: Any) -> int:
+    operation = {"kind": kind, "arguments": arguments}
+    answer = await client.post("/v1/transactions", json={"group": "UA", "branch": branch, "operation": operation})
+    assert answer.status_code == 201, answer.text
+    version: int = answer.json()["version"]
+    return version
+
+
+async def test_a_graph_has_what_merges_brought_and_the_names_there_now(tmp_path: Path) -> None:
+    async with house(tmp_path) as (_, client):
+        await put(client, "k1", {"n": 1})
+        await operate(client, "create-branch", name="plan", **{"from": "main"})
+        await put(client, "k2", {"n": 2}, branch="plan")
+        await put(client, "k1", {"n": 3})
+        await operate(client, "merge", source="plan")
+        await client.put(f"{GROUP}/tags/done", json={})
+        drawn = await pages(client, f"{GROUP}/log", "commits", graph="true", limit=2)
+        assert [(commit["version"], commit["graph"]) for commit in drawn] == [
+            (5, {"parents": [4, 3], "branches": ["main"], "tags": ["done"]}),
+            (4, {"parents": [1], "branches": [], "tags": []}),
+            (3, {"parents": [1], "branches": ["plan"], "tags": []}),
+            (1, {"parents": [], "branches": [], "tags": []}),
+        ]
+        assert await pages(client, f"{GROUP}/log", "commits", graph="true", all="true", limit=3) == drawn
+        answer = await client.get(f"{GROUP}/log", params={"graph": "true", "at": "5"})
+        assert answer.headers["cache-control"] == "no-cache"
+
+
 async def test_a_commit_shows_what_it_changed(tmp_path: Path) -> None:
     async with house(tmp_path) as (_, client):
         await put(client, "k1", {"b": 1, "a": 2})

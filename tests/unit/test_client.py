@@ -97,6 +97,9 @@ def test_a_service_writes_reads_looks_back_and_rolls_back(db: Client) -> None:
     assert (diff.counts.rows, diff.rows[0].fields[0].before, diff.rows[0].fields[0].after) == (1, 0, 25)
     assert [change.key for change in db.differences("UA", 1, 2)] == ["k/1"]
     assert [commit.operation for commit in db.log("UA")] == ["rollback", "write", "write"]
+    assert [commit.version for commit in db.log("UA", author="tests", message="wrong", all=True)] == [3]
+    assert [commit.version for commit in db.log("UA", until=row.committed_at, graph=True, page=1)] == [2, 1]
+    assert [commit.graph and commit.graph.branches for commit in db.log("UA", graph=True)] == [("main",), (), ()]
     assert db.commit("UA", 1).changes == (("flights", "k/1", {"status": "boarding", "delay": 0}),)
     assert db.outcome(first.transaction_id, "UA") == db.outcome(first.transaction_id)
 

@@ -10,6 +10,7 @@ import pytest
 
 from tests.scribe import START_MS, Scribe, codec, fold, ref
 from versolog.projections import views
+from versolog.projections.logs import Sought, graph, log, log_of_group
 from versolog.projections.queries import Predicate
 from versolog.projections.store import Store
 from versolog.projections.views import View
@@ -152,13 +153,6 @@ def test_blame_names_the_commit_that_set_each_field(view: View, scribe: Scribe) 
     assert view.blame(view.resolve("g"), "t", "nothing") == []
 
 
-# Commits
-
-
-def versions_of(log: views.Log) -> list[int]:
-    return [heading["version"] for heading in log.commits]
-
-
 @pytest.fixture
 def branched(view: View, scribe: Scribe) -> View:
     """1 2 3 main · 4 makes plan at 2 · 5 plan · 6 main · 7 tags · 8 main merges 5"""
@@ -171,45 +165,6 @@ def branched(view: View, scribe: Scribe) -> View:
     scribe.write("g", {("t", "p"): "{}"}, parents=[6, 5])
     fold(view.store, scribe.records)
     return view
-
-
-@pytest.mark.parametrize(
-    ("at", "expected"), [("main", [8, 6, 3, 2, 1]), ("plan", [5, 2, 1]), ("7", [6, 3, 2, 1]), ("4", [2, 1]), ("1", [1])]
-)
-def test_a_log_follows_first_parents(branched: View, at: str, expected: list[int]) -> None:
-    place = branched.resolve("g", at)
-    found, before = [], None
-    while True:
-        page = branched.log(place, limit=2, before=before)
-        found += versions_of(page)
-        if (before := page.before) is None:
-            break
-    assert found == expected
-
-
-def test_a_log_of_a_table_or_of_a_row(branched: View, monkeypatch: pytest.MonkeyPatch) -> None:
-    at = branched.resolve("g")
-    assert versions_of(branched.log(at, limit=9, table="t")) == [8, 6, 2, 1]
-    assert versions_of(branched.log(at, limit=9, table="t", key="k1")) == [6, 1]
-    monkeypatch.setattr(views, "WALKED_MAX", 2)
-    page = branched.log(at, limit=9, table="u")
-    assert (versions_of(page), page.before) == ([], 6)
-    page = branched.log(at, limit=9, table="u", before=page.before)
-    assert (versions_of(page), page.before) == ([3], 2)
-
-
-def test_the_log_of_a_group_has_all_its_versions(branched: View) -> None:
-    page = branched.log_of_group("g", limit=5)
-    assert (versions_of(page), page.before) == ([8, 7, 6, 5, 4], 4)
-    page = branched.log_of_group("g", limit=5, before=page.before)
-    assert (versions_of(page), page.before) == ([3, 2, 1], None)
-    assert branched.log_of_group("nobody", limit=5) == views.Log([], None)
-
-
-def test_a_heading_leaves_out_what_grows(branched: View) -> None:
-    (heading,) = branched.log(branched.resolve("g"), limit=1).commits
-    assert heading["parents"] == [6, 5]
-    assert "changes" not in heading
 
 
 # Differences
@@ -287,7 +242,12 @@ def test_reads_touch_what_they_answer_however_long_the_past_is(
     assert cost(lambda: view.scan(head, "t", limit=9)) == 3
     assert cost(lambda: view.scan(old, "t", limit=9)) == 3
     assert cost(lambda: view.history(head, "t", "k1", limit=5)) <= 6 + 2 * 5
-    assert cost(lambda: view.log(head, limit=5)) <= 3 * 6
-    assert cost(lambda: view.log(old, limit=5)) <= 3 * 6
+    for at in (head, old):
+        assert cost(lambda at=at: log(view, at, limit=5)) <= 3 * 6  # type: ignore[misc]
+        assert cost(lambda at=at: graph(view, at, limit=5)) <= 4 * 6  # type: ignore[misc]
+        of_key = Sought("t", "k1", author="ada")
+        assert cost(lambda at=at, of_key=of_key: log(view, at, limit=3, sought=of_key)) <= 4 * 6  # type: ignore[misc]
+    assert cost(lambda: log(view, head, limit=5, sought=Sought(until_ms=START_MS + 77))) <= 3 * 6 + 10
+    assert cost(lambda: log_of_group(view, "g", limit=3, sought=Sought("t", "k1"))) <= 4 * 6
     assert cost(lambda: view.store.version_at("g", START_MS + 77)) <= 10
     assert cost(lambda: view.diff(view.resolve("g", "595"), head, limit=9)) < 60

@@ -11,6 +11,7 @@ import typer
 
 from versolog.cli.shown import errors_told, print_json, print_table, spelled
 from versolog.client import Client
+from versolog.client.calls import PAGE_COMMITS
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 LOG_LIMIT = 20
@@ -85,14 +86,23 @@ def log(
     group: Group, at: At = None, branch: BranchOption = None,
     table: Annotated[str | None, typer.Option(help="Only commits that changed this table.")] = None,
     key: Annotated[str | None, typer.Option(help="Only commits that changed this row of --table.")] = None,
+    author: Annotated[str | None, typer.Option(help="Only commits by this author.")] = None,
+    kind: Annotated[str | None, typer.Option("--type", help="Only events that their service calls so.")] = None,
+    operation: Annotated[str | None, typer.Option(help="Only commits of this kind: write, merge, …")] = None,
+    grep: Annotated[str | None, typer.Option(help="Only commits with this in their message.")] = None,
+    since: Annotated[str | None, typer.Option(help="Only commits at this time or later.")] = None,
+    until: Annotated[str | None, typer.Option(help="Only commits at this time or earlier.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Every commit of the group, on all branches.")] = False,
     limit: Limit = LOG_LIMIT, url: Url = DEFAULT_URL, as_json: Json = False,
 ) -> None:  # fmt: skip
-    """The commits that led to a place, the newest first."""
+    """The commits that led to a place, the newest first, or those of them that are searched for."""
     with connected(url, as_json) as client:
-        found = islice(client.log(group, at, branch=branch, table=table, key=key, all=every), limit)
+        listed = client.log(
+            group, at, branch=branch, table=table, key=key, author=author, type=kind, operation=operation,
+            message=grep, since=since, until=until, all=every, page=min(limit, PAGE_COMMITS),
+        )  # fmt: skip
         titles = ("version", "branch", "committed at", "author", "operation", "type", "message")
-        _show(found, as_json, titles, lambda entry: (
+        _show(islice(listed, limit), as_json, titles, lambda entry: (
             entry.version, entry.branch, entry.committed_at, entry.author, entry.operation, entry.type, entry.message,
         ))  # fmt: skip
 

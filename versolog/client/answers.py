@@ -93,6 +93,31 @@ class Heading(About):
 
 
 @dataclass(frozen=True, slots=True)
+class GraphPlace:
+    """Where a commit stands in the drawn graph, and the branches and tags that stand there now."""
+
+    parents: tuple[int, ...]
+    branches: tuple[str, ...]
+    tags: tuple[str, ...]
+
+    @classmethod
+    def from_json(cls, told: Json) -> Self:
+        return cls(tuple(told["parents"]), tuple(told["branches"]), tuple(told["tags"]))
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedCommit(Heading):
+    """A commit in a log; `graph` is None where it wasn't asked for."""
+
+    graph: GraphPlace | None
+
+    @classmethod
+    def from_json(cls, told: Json) -> Self:
+        place = told.get("graph")
+        return cls(**heading(told), graph=None if place is None else GraphPlace.from_json(place))
+
+
+@dataclass(frozen=True, slots=True)
 class Commit(Heading):
     """A commit with all that it changed: (table, key, row) each, the row None where it was deleted."""
 

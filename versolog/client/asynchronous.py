@@ -20,7 +20,7 @@ from versolog.client.answers import (
     Diff,
     Group,
     GroupHead,
-    Heading,
+    LoggedCommit,
     MergeFunctions,
     Past,
     Rehearsal,
@@ -267,10 +267,21 @@ class AsyncClient:
 
     def log(
         self, group: str, at: At = None, *, branch: str | None = None, table: str | None = None, key: str | None = None,
-        all: bool = False,
-    ) -> AsyncIterator[Heading]:  # fmt: skip
-        """The commits that led to a place, the newest first; with `all` every commit of the group."""
-        query = {"at": at, "branch": branch, "table": table, "key": key, "all": "true" if all else None}
+        author: str | None = None, type: str | None = None, operation: str | None = None, message: str | None = None,
+        since: datetime | str | None = None, until: datetime | str | None = None, all: bool = False,
+        graph: bool = False, page: int = calls.PAGE_COMMITS,
+    ) -> AsyncIterator[LoggedCommit]:  # fmt: skip
+        """The commits that led to a place by first parents, the newest first; with `all` every commit of the group.
+
+        Only those that changed a `table`, or a `key` of it, by this `author`, of this `type` and `operation`, with
+        `message` somewhere in theirs, from `since` to `until`. With `graph` those that merges brought, too, and for
+        each where to draw it.
+        """
+        query = {
+            "at": at, "branch": branch, "table": table, "key": key, "author": author, "type": type,
+            "operation": operation, "message": message, "since": since, "until": until, "limit": page,
+            "all": "true" if all else None, "graph": "true" if graph else None,
+        }  # fmt: skip
         return self._all(lambda cursor: calls.log(group, query, cursor))
 
     async def commit(self, group: str, version: int) -> Commit:

@@ -22,7 +22,7 @@ from versolog.client.answers import (
     Diff,
     Group,
     GroupHead,
-    Heading,
+    LoggedCommit,
     MergeFunctions,
     Past,
     Rehearsal,
@@ -252,8 +252,8 @@ def blame(group: str, table: str, key: str, at: At, branch: str | None) -> Call[
     return _read(group, f"{_table(table)}/blame", read, key=key, at=at, branch=branch)
 
 
-def log(group: str, query: Mapping[str, Any], cursor: str | None) -> Call[Page[Heading]]:
-    return _listing(group, "/log", "commits", Heading.from_json, query, cursor, PAGE_COMMITS)
+def log(group: str, query: Mapping[str, Any], cursor: str | None) -> Call[Page[LoggedCommit]]:
+    return _listing(group, "/log", "commits", LoggedCommit.from_json, query, cursor, PAGE_COMMITS)
 
 
 def commit(group: str, version: int) -> Call[Commit]:

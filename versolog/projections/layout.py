@@ -187,7 +187,12 @@ def read_head(value: bytes) -> GroupState:
 
 def branch_key(group: bytes, branch: int) -> bytes:
     """The key of a branch by its id; the group is given as the element of a key."""
-    return b"b" + group + number(branch)
+    return branch_prefix(group) + number(branch)
+
+
+def branch_prefix(group: bytes) -> bytes:
+    """What the keys of all branches of a group start with."""
+    return b"b" + group
 
 
 def branch_value(branch: Branch) -> bytes:

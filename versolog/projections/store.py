@@ -7,6 +7,7 @@ needs no snapshot.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -262,6 +263,16 @@ class Store:
         for place, value in self._rocks.between(layout.ROWS, lower, keys.end(prefix)):
             yield layout.read_row(keys.read_descending(place, len(prefix)), value)
 
+    def versions_anywhere(self, group: str, upto: int, table: str, key: str) -> Iterator[Row]:
+        """What all branches that ever were did to a row up to version `upto`, the newest first. Costs a look-up for
+        each branch, and what is taken."""
+        prefix = layout.branch_prefix(keys.text(group))
+        ids = [keys.read_number(found, len(prefix)) for found, _ in self._rocks.starting(layout.REFS, prefix)]
+        row = keys.text(key)
+        known = self._rocks.get_all(layout.LATEST, [layout.row_prefix(group, id_, table) + row for id_ in ids])
+        levels = [Level(id_, upto) for id_, value in zip(ids, known, strict=True) if value is not None]
+        return heapq.merge(*(self.versions(group, level, table, key) for level in levels), key=_age)
+
     def tables(self, group: str, branch: int) -> Iterator[str]:
         """The tables that the branch ever changed, one seek each."""
         prefix = keys.text(group) + keys.number(branch)
@@ -433,6 +444,11 @@ class _KeptSchemas:
         if value is None:
             raise Malformed(f"the store in {self._rocks.path} keeps no schema with id {schema_id}")
         return value.decode()
+
+
+def _age(row: Row) -> int:
+    """Sorts the newest first."""
+    return -row.version
 
 
 def _past_state(past: Cursor, place: bytes, upto: int) -> Row | None:

@@ -26,8 +26,6 @@ from versolog.streams.versions import At, Difference, Touched
 
 SCANNED_MAX = 2_000
 """Rows that one call looks at beyond its limit, some milliseconds, so that a `where` few rows fit holds up nobody."""
-WALKED_MAX = 2_000
-"""Commits that one call looks at for those that touch a table."""
 DIFF_CHANGES_MAX = 20_000
 """Changes between two places up to which the rows they name are compared; beyond it, whole tables are, side by side."""
 WALKS_KEPT_MAX = 4
@@ -61,14 +59,6 @@ class Pasts(NamedTuple):
     changes: list[Past]
     before: int | None
     """The version to go on below; None at the end."""
-
-
-class Log(NamedTuple):
-    """Commits without their changes, the newest first."""
-
-    commits: list[Record]
-    before: int | None
-    """The version to go on below; None at the end. There can be one with fewer commits than the limit, or none."""
 
 
 class Blame(NamedTuple):
@@ -174,8 +164,8 @@ class View:
 
     def history(self, at: At, table: str, key: str, *, limit: int, before: int | None = None) -> Pasts:
         """What the commits up to `at` did to the row. Costs the versions of that row that it answers."""
-        states = list(islice(self._states(at, table, key, before), limit + 1))
-        changes = [Past(row, self._heading(at.group, row.version)) for row in states[:limit]]
+        states = list(islice(self.states(at, table, key, before), limit + 1))
+        changes = [Past(row, self.heading(at.group, row.version)) for row in states[:limit]]
         return Pasts(changes, states[limit - 1].version if len(states) > limit else None)
 
     def blame(self, at: At, table: str, key: str) -> list[Blame]:
@@ -183,7 +173,7 @@ class View:
 
         Maps are taken apart, lists and other values are whole. Costs the row's versions back to the oldest of these.
         """
-        states = self._states(at, table, key, None)
+        states = self.states(at, table, key)
         newest = next(states, None)
         if newest is None or newest.text is None:
             return []
@@ -196,57 +186,21 @@ class View:
             if not open_:
                 break
             since.update(dict.fromkeys(open_, state.version))
-        headings = {version: self._heading(at.group, version) for version in set(since.values())}
+        headings = {version: self.heading(at.group, version) for version in set(since.values())}
         return [
             Blame(path, fields[path], version, headings[version])
             for path, version in sorted(since.items(), key=_path_of)
         ]
 
-    def _states(self, at: At, table: str, key: str, before: int | None) -> Iterator[Row]:
+    def states(self, at: At, table: str, key: str, before: int | None = None) -> Iterator[Row]:
         """The row's states along the way of a read, the newest first, below version `before`."""
         for level in versions.levels_at(self.store, at):
             upto = level.upto if before is None else min(level.upto, before - 1)
             if upto > 0:
                 yield from self.store.versions(at.group, Level(level.branch, upto), table, key)
 
-    # Commits
-
-    def log(
-        self, at: At, *, limit: int, before: int | None = None, table: str | None = None, key: str | None = None
-    ) -> Log:
-        """The commits that led to `at` by first parents, operations on refs left out; only those that changed a table's
-        rows, or one of them, where these are given. A page costs what it answers; with `table` alone, what it looks at.
-        """
-        if table is not None and key is not None:
-            page = self.history(at, table, key, limit=limit, before=before)
-            return Log([past.heading for past in page.changes], page.before)
-        commits: list[Record] = []
-        walked, last = 0, 0
-        step = versions.standing(self.store, at.group, at.version if before is None else min(at.version, before))
-        if step is not None and before is not None and step.version >= before:
-            step = versions.first_parent(self.store, at.group, step)
-        while step is not None:
-            if len(commits) == limit or walked == WALKED_MAX:
-                return Log(commits, last)
-            walked, last = walked + 1, step.version
-            if table is None or self._changes_table(at.group, last, table):
-                commits.append(self._heading(at.group, last))
-            step = versions.first_parent(self.store, at.group, step)
-        return Log(commits, None)
-
-    def log_of_group(self, group: str, *, limit: int, before: int | None = None) -> Log:
-        """Every commit of the group, whatever its branch, operations on refs and drops too, the newest first."""
-        head = self.store.head(group)
-        newest = 0 if head is None else head.version if before is None else min(head.version, before - 1)
-        chosen = range(newest, max(newest - limit, 0), -1)
-        commits = [self._heading(group, version) for version in chosen]
-        return Log(commits, newest - limit + 1 if newest > limit else None)
-
-    def _changes_table(self, group: str, version: int, table: str) -> bool:
-        record = self.store.commit(group, version)
-        return record is not None and any(change["table"] == table for change in record["changes"])
-
-    def _heading(self, group: str, version: int) -> Record:
+    def heading(self, group: str, version: int) -> Record:
+        """A commit that there is, without its changes."""
         heading = self.store.heading(group, version)
         assert heading is not None, f"version {version} of {group!r} is not in the commit index"
         return heading

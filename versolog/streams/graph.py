@@ -83,6 +83,56 @@ def brought(state: State, group: str, base: int, tip: int) -> set[tuple[str, str
     return rows
 
 
+class Ancestry:
+    """The commits that lead to `tips`, these too, by whatever parents, the newest first. Costs what is taken of them.
+
+    Of what is open on one branch only the newest is kept: it leads to the others. So there is never more open than
+    there were branches side by side.
+    """
+
+    def __init__(self, state: State, group: str, tips: Sequence[int]) -> None:
+        self._state, self._group = state, group
+        self._newest: dict[int, Step] = {}
+        self._queue: list[tuple[int, int]] = []  # -version and branch; one that is not the newest there is passed over
+        for tip in tips:
+            self._meet(tip)
+
+    @property
+    def open(self) -> list[int]:
+        """The tips of what is yet to come, the one yielded last among them as long as no other was asked for."""
+        return sorted((step.version for step in self._newest.values()), reverse=True)
+
+    def __iter__(self) -> Iterator[Step]:
+        while self._queue:
+            negative, branch = self._queue[0]
+            step = self._newest.get(branch)
+            if step is None or step.version != -negative:
+                heapq.heappop(self._queue)
+                continue
+            yield step
+            heapq.heappop(self._queue)
+            del self._newest[branch]
+            for parent in step.parents:
+                self._meet(parent)
+
+    def _meet(self, version: int) -> None:
+        step = standing(self._state, self._group, version)
+        if step is None:
+            return
+        known = self._newest.get(step.branch)
+        if known is None or known.version < step.version:
+            self._newest[step.branch] = step
+            heapq.heappush(self._queue, (-step.version, step.branch))
+
+
+def found_by(state: State, group: str, step: Step) -> Step | None:
+    """The commit that stood at the head of its branch when `step` was made: what it changed, it changed of that.
+
+    Its first parent, but for a fast-forward, which has none on its branch.
+    """
+    return _before(state, group, step) if is_fast_forward(step) else first_parent(state, group, step)
+
+
 _ONE, _OTHER, _BOTH, _BELOW = 1, 2, 3, 4
 _ARRIVAL, _JOIN, _BEGINNING = range(3)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from versolog.projections.logs import graph_places
 from versolog.projections.store import Store
 from versolog.schemas.codec import Record
 from versolog.schemas.documents import Document
@@ -45,6 +46,14 @@ def heading(store: Store, record: Record) -> Json:
         "previous_hash": record["previous_hash"].hex(),
         "arguments": orjson.loads(arguments) if arguments else None,
     }
+
+
+def graphed(store: Store, group: str, records: list[Record]) -> list[Json]:
+    """Commits as logs list them, each with its place in the drawn graph."""
+    places = graph_places(store, group, records)
+    return [
+        {**heading(store, record), "graph": place._asdict()} for record, place in zip(records, places, strict=True)
+    ]
 
 
 def whole(store: Store, record: Record) -> Json:

@@ -371,10 +371,24 @@ class Heading(About):
     arguments: JsonObject | None
 
 
+class GraphPlace(Shape):
+    """Where a commit stands in the drawn graph, and the names that stand there now."""
+
+    parents: list[Version]
+    branches: list[Name]
+    tags: list[Name]
+
+
+class LoggedCommit(Heading):
+    """A commit in a log; `graph` where it was asked for."""
+
+    graph: GraphPlace | None = None
+
+
 class Log(Shape):
     """Commits, the newest first. `at` is missing in the log of a whole group."""
 
-    commits: list[Heading]
+    commits: list[LoggedCommit]
     at: Place | None = None
     cursor: Cursor
 
