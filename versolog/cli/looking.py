@@ -9,9 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from versolog.cli.shown import errors_told, print_json, print_table, spelled
-from versolog.client import Client
+from versolog.cli.graph import Node, draw
+from versolog.cli.shown import errors_told, out, print_json, print_table, spelled
+from versolog.client import Client, LoggedCommit
 from versolog.client.calls import PAGE_COMMITS
+from versolog.schemas.errors import Invalid
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 LOG_LIMIT = 20
@@ -93,14 +95,22 @@ def log(
     since: Annotated[str | None, typer.Option(help="Only commits at this time or later.")] = None,
     until: Annotated[str | None, typer.Option(help="Only commits at this time or earlier.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Every commit of the group, on all branches.")] = False,
+    graph: Annotated[bool, typer.Option("--graph", help="Draw branches and merges, as Git does.")] = False,
     limit: Limit = LOG_LIMIT, url: Url = DEFAULT_URL, as_json: Json = False,
 ) -> None:  # fmt: skip
     """The commits that led to a place, the newest first, or those of them that are searched for."""
     with connected(url, as_json) as client:
+        chosen = {"table": table, "key": key, "author": author, "type": kind, "operation": operation, "message": grep}
+        if graph and any(chosen.values()):
+            raise Invalid("--graph draws every commit; to choose some of them, leave it out")
         listed = client.log(
-            group, at, branch=branch, table=table, key=key, author=author, type=kind, operation=operation,
-            message=grep, since=since, until=until, all=every, page=min(limit, PAGE_COMMITS),
+            group, at, branch=branch, **chosen, since=since, until=until, all=every, graph=graph,
+            page=min(limit, PAGE_COMMITS),
         )  # fmt: skip
+        if graph and not as_json:
+            for line in draw(map(_node, islice(listed, limit))):
+                out.print(line, markup=False, soft_wrap=True)
+            return
         titles = ("version", "branch", "committed at", "author", "operation", "type", "message")
         _show(islice(listed, limit), as_json, titles, lambda entry: (
             entry.version, entry.branch, entry.committed_at, entry.author, entry.operation, entry.type, entry.message,
@@ -177,6 +187,18 @@ def outcome(
     """How a transaction ended, as JSON."""
     with connected(url, as_json=True) as client:
         print_json(client.outcome(transaction_id, group).to_json())
+
+
+def _node(entry: LoggedCommit) -> Node:
+    """A commit as `log --graph` draws it, with the names that stand there."""
+    place = entry.graph
+    assert place is not None, "it was asked for"
+    names = [*place.branches, *(f"tag: {tag}" for tag in place.tags)]
+    told = (
+        str(entry.version), f"({', '.join(names)})" if names else "", spelled(entry.committed_at), entry.author,
+        entry.type or entry.operation, entry.message.partition("\n")[0],
+    )  # fmt: skip
+    return Node(entry.version, place.parents, "  ".join(filter(None, told)))
 
 
 def _fields_of(rows: Iterable[Any]) -> Iterator[tuple[Any, ...]]:

@@ -1,0 +1,99 @@
+"""What the commands that look show, for people and for programs, against a server in this process."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.inprocess import Served
+from versolog import Client
+
+Run = Callable[..., str]
+TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}")
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    running = Served(tmp_path)
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def run(served: Served) -> Run:
+    """Runs `versolog …`; answers its output with the times taken out."""
+    environment = {**os.environ, "VERSOLOG_URL": served.url, "COLUMNS": "200"}
+
+    def call(*arguments: str, status: int = 0) -> str:
+        command = [sys.executable, "-m", "versolog", *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        assert done.returncode == status, done.stdout + done.stderr
+        return TIME.sub("(time)", done.stdout + done.stderr)
+
+    return call
+
+
+@pytest.fixture
+def branched(served: Served) -> None:
+    """1 main · 2 makes plan at 1 · 3 plan · 4 main · 5 main merges plan · 6 tags 4"""
+    with Client(served.url, author="ann") as db:
+        db.put("UA", "flights", "k1", {"gate": {"name": "A1"}, "delay": 0}, message="first")
+        db.send(db.transaction("UA").operation("create-branch", name="plan", **{"from": "main"}))
+        db.patch("UA", "flights", "k1", {"gate": {"name": "B2"}}, branch="plan", author="bob", message="other gate")
+        db.put("UA", "flights", "k2", {"delay": 5}, type="Delayed")
+        db.send(db.transaction("UA", message="as planned").operation("merge", source="plan"))
+        db.tag("UA", "before", 4)
+
+
+def lines(told: str) -> list[Any]:
+    return [json.loads(line) for line in told.splitlines()]
+
+
+@pytest.mark.usefixtures("branched")
+def test_a_log_is_drawn_as_a_graph(run: Run) -> None:
+    assert run("log", "UA", "--graph").splitlines() == [
+        "*   5  (main)  (time)  ann  merge  as planned",
+        "|\\",
+        "* | 4  (tag: before)  (time)  ann  Delayed",
+        "| * 3  (plan)  (time)  bob  write  other gate",
+        "|/",
+        "* 1  (time)  ann  write  first",
+    ]
+    assert run("log", "UA", "--graph", "--all") == run("log", "UA", "--graph")
+    assert (
+        run("log", "UA", "--at", "plan", "--graph", "--limit", "1") == "* 3  (plan)  (time)  bob  write  other gate\n"
+    )
+    assert lines(run("log", "UA", "--graph", "--json"))[0]["graph"] == {
+        "parents": [4, 3], "branches": ["main"], "tags": [],
+    }  # fmt: skip
+    assert "invalid" in run("log", "UA", "--graph", "--author", "bob", status=1)
+
+
+@pytest.mark.usefixtures("branched")
+def test_a_log_is_searched(run: Run) -> None:
+    def found(*options: str) -> list[int]:
+        return [entry["version"] for entry in lines(run("log", "UA", "--json", *options))]
+
+    assert found() == [5, 4, 1]
+    assert found("--all", "--author", "bob") == [3]
+    assert found("--all", "--table", "flights", "--key", "k1") == [5, 3, 1]
+    assert found("--grep", "PLANNED", "--operation", "merge") == [5]
+    assert found("--type", "Delayed") == [4]
+    assert found("--until", "2001-01-01T00:00:00Z") == []
+    assert run("log", "UA", "--grep", "plan").splitlines()[1].split() == [
+        "5",
+        "main",
+        "(time)",
+        "ann",
+        "merge",
+        "as",
+        "planned",
+    ]
