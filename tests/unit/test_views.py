@@ -124,35 +124,6 @@ def test_history_falls_through_to_where_the_branch_began(view: View, scribe: Scr
     assert view.row(view.resolve("g", "4"), "t", "a") == Row(2, START_MS + 2, b'{"n":2}')
 
 
-def test_blame_names_the_commit_that_set_each_field(view: View, scribe: Scribe) -> None:
-    for version, row in enumerate(
-        [
-            '{"gate":"A1","n":1,"crew":{"captain":"Ada","size":2},"tags":["x"]}',
-            '{"gate":"B2","n":1,"crew":{"captain":"Ada","size":3},"tags":["x"]}',
-            None,
-            '{"gate":"B2","n":1,"crew":{"captain":"Ada","size":3},"tags":["x"],"more":{}}',
-            '{"gate":"B2","n":1.0,"crew":{"captain":"Bea","size":3},"tags":["x","y"],"more":{}}',
-            '{"gate":"C3","n":1.0,"crew":{"captain":"Bea","size":3},"tags":["x","y"],"more":{}}',
-            '{"gate":"B2","n":1.0,"crew":{"captain":"Bea","size":3},"tags":["x","y"],"more":{}}',
-        ],
-        1,
-    ):
-        scribe.write("g", {("t", "a"): row}, author=f"author {version}")
-    fold(view.store, scribe.records)
-    found = view.blame(view.resolve("g"), "t", "a")
-    assert [(".".join(field.path), field.value, field.version) for field in found] == [
-        ("crew.captain", "Bea", 5),
-        ("crew.size", 3, 4),
-        ("gate", "B2", 7),
-        ("more", {}, 4),
-        ("n", 1.0, 5),
-        ("tags", ["x", "y"], 5),
-    ]
-    assert found[0].heading["author"] == "author 5"
-    assert view.blame(view.resolve("g", "3"), "t", "a") == []
-    assert view.blame(view.resolve("g"), "t", "nothing") == []
-
-
 @pytest.fixture
 def branched(view: View, scribe: Scribe) -> View:
     """1 2 3 main · 4 makes plan at 2 · 5 plan · 6 main · 7 tags · 8 main merges 5"""

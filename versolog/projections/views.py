@@ -19,7 +19,6 @@ from versolog.projections.queries import Predicate
 from versolog.projections.recent import Recent
 from versolog.projections.store import Store
 from versolog.schemas.codec import Record
-from versolog.schemas.documents import Document
 from versolog.streams import versions
 from versolog.streams.state import Level, Row
 from versolog.streams.versions import At, Difference, Touched
@@ -32,7 +31,6 @@ WALKS_KEPT_MAX = 4
 """Differences whose candidate rows are kept from one page to the next."""
 
 _EVERYTHING = b"\xff"
-_DELETED = object()
 
 
 class Page(NamedTuple):
@@ -59,16 +57,6 @@ class Pasts(NamedTuple):
     changes: list[Past]
     before: int | None
     """The version to go on below; None at the end."""
-
-
-class Blame(NamedTuple):
-    """Who set one field of a row to what it is."""
-
-    path: tuple[str, ...]
-    """Empty for a row without fields."""
-    value: Any
-    version: int
-    heading: Record
 
 
 class Differences(NamedTuple):
@@ -167,30 +155,6 @@ class View:
         states = list(islice(self.states(at, table, key, before), limit + 1))
         changes = [Past(row, self.heading(at.group, row.version)) for row in states[:limit]]
         return Pasts(changes, states[limit - 1].version if len(states) > limit else None)
-
-    def blame(self, at: At, table: str, key: str) -> list[Blame]:
-        """For each field of the row the commit that set it to what it is, by path; nothing for an absent row.
-
-        Maps are taken apart, lists and other values are whole. Costs the row's versions back to the oldest of these.
-        """
-        states = self.states(at, table, key)
-        newest = next(states, None)
-        if newest is None or newest.text is None:
-            return []
-        fields = _leaves(orjson.loads(newest.text))
-        since = dict.fromkeys(fields, newest.version)
-        open_ = set(fields)
-        for state in states:
-            earlier = {} if state.text is None else _leaves(orjson.loads(state.text))
-            open_ = {path for path in open_ if _same(earlier.get(path, _DELETED), fields[path])}
-            if not open_:
-                break
-            since.update(dict.fromkeys(open_, state.version))
-        headings = {version: self.heading(at.group, version) for version in set(since.values())}
-        return [
-            Blame(path, fields[path], version, headings[version])
-            for path, version in sorted(since.items(), key=_path_of)
-        ]
 
     def states(self, at: At, table: str, key: str, before: int | None = None) -> Iterator[Row]:
         """The row's states along the way of a read, the newest first, below version `before`."""
@@ -314,25 +278,3 @@ def _side_by_side(
 
 def _present(row: Row | None) -> Row | None:
     return None if row is None or row.text is None else row
-
-
-def _leaves(document: Document) -> dict[tuple[str, ...], Any]:
-    """The values of a document by path, maps taken apart; an empty map is a value."""
-    leaves: dict[tuple[str, ...], Any] = {}
-    open_: list[tuple[tuple[str, ...], Any]] = [((), document)]
-    while open_:
-        path, value = open_.pop()
-        if isinstance(value, dict) and value:
-            open_ += [((*path, name), item) for name, item in value.items()]
-        else:
-            leaves[path] = value
-    return leaves
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Whether two JSON values are the same; unlike Python, JSON tells true from 1, and 1 from 1.0."""
-    return one is not _DELETED and orjson.dumps(one) == orjson.dumps(other)
-
-
-def _path_of(item: tuple[tuple[str, ...], int]) -> tuple[str, ...]:
-    return item[0]

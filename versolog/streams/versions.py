@@ -175,8 +175,16 @@ def moves_head(record: dict[str, Any]) -> bool:
 
 def joined(record: dict[str, Any]) -> int | None:
     """The version that the commit merged into its branch; None where it is no merge."""
-    parents: list[int] = record["parents"]
-    return parents[-1] if parents and (record["operation"] == MERGE or len(parents) > 1) else None
+    return _joined(record["parents"], record["operation"])
+
+
+def joined_at(step: Step) -> int | None:
+    """As `joined`, of a commit's place in the graph."""
+    return _joined(step.parents, step.operation)
+
+
+def _joined(parents: Sequence[int], operation: str) -> int | None:
+    return parents[-1] if parents and (operation == MERGE or len(parents) > 1) else None
 
 
 class Branches(Protocol):

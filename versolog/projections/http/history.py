@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from versolog.projections import logs
+from versolog.projections.blame import blame
 from versolog.projections.http import answer, commits, cursor
 from versolog.projections.http.budget import Budget
 from versolog.projections.http.reads import Place, headers_of, is_unchanging, open_partition, open_place, unknown_row
@@ -113,7 +114,7 @@ class History:
         group, table = segment(request, "group"), segment(request, "table")
         query = read_query(request, KeyQuery)
         place = await open_place(self._node, request, group, query)
-        found = await asyncio.to_thread(place.partition.view.blame, place.at, table, query.key)
+        found = await asyncio.to_thread(blame, place.partition.view, place.at, table, query.key)
         if not found:
             raise unknown_row(place.at, table, query.key)
         fields = [{"path": one.path, "value": one.value, **commits.about(one.heading)} for one in found]
