@@ -14,17 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.engine import Engine
+from tests.lives import AUTHORS, KEYS, STEPS, TABLES, TYPES, live_through
 from versolog.projections import logs
 from versolog.projections.logs import Sought, graph, log, log_of_group
 from versolog.projections.views import View
 from versolog.schemas.codec import Record
 from versolog.streams.transaction import Transaction
 from versolog.streams.versions import moves_head
-
-AUTHORS, TYPES, MESSAGES = ("ann", "bob", ""), ("Moved", ""), ("Gate closed", "gate open", "STRASSE", "")
-TABLES, KEYS = ("t", "u"), ("a", "b")
-NAMES = ("main", "plan", "fix")
-STEPS = 25
 
 
 class Listed:
@@ -76,29 +72,6 @@ def fits(record: Record, sought: Sought) -> bool:
         and (sought.since_ms is None or record["committed_at"] >= sought.since_ms)
         and (sought.until_ms is None or record["committed_at"] <= sought.until_ms)
     )
-
-
-def live_through(engine: Engine, random: Random) -> None:
-    """Writes, branches, deletes, tags and merges; what is refused is left out."""
-    for _ in range(STEPS):
-        tx = Transaction(
-            "g", branch=random.choice(NAMES), author=random.choice(AUTHORS), type=random.choice(TYPES),
-            message=random.choice(MESSAGES),
-        )  # fmt: skip
-        chance = random.random()
-        if chance < 0.5:
-            for _ in range(random.randint(1, 2)):
-                tx.put(random.choice(TABLES), random.choice(KEYS), {"n": random.randrange(9)})
-        elif chance < 0.65:
-            tx.operation("create-branch", name=random.choice(NAMES), **{"from": random.choice(NAMES)})
-        elif chance < 0.7:
-            tx.operation("delete-branch", name=random.choice(NAMES), force=True)
-        elif chance < 0.75:
-            tx.operation("tag", name=f"v{random.randrange(9)}", at=random.choice(NAMES))
-        else:
-            no_ff = random.random() < 0.5
-            tx.operation("merge", source=random.choice(NAMES), policy=random.choice(("ours", "theirs")), no_ff=no_ff)
-        engine.send(tx, tick_ms=random.randint(0, 2))
 
 
 def any_sought(random: Random, newest_ms: int) -> Sought:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.engine import Engine
-from versolog.streams.graph import apart, brought, is_ancestor, merge_bases, missing_from
+from versolog.streams.graph import apart, brought, differing, found_by, is_ancestor, merge_bases, missing_from
 from versolog.streams.state import State
 from versolog.streams.transaction import Transaction
 
@@ -107,3 +107,35 @@ def test_a_dropped_group_s_commits_are_no_ancestors_of_what_came_after(engine: E
     assert merge_bases(engine.store, "g", [new], old) == []
     assert apart(engine.store, "g", new, old) == (2, 2)
     assert do(engine, "merge", source=str(old), policy="theirs")
+
+
+def test_what_a_branch_differs_from_main_in_costs_what_both_did_since_they_met(engine: Engine) -> None:
+    """And not what main did before, since it was merged into the branch."""
+    write(engine, 1)
+    do(engine, "create-branch", name="plan", **{"from": "main"})
+    for number in range(5):
+        write(engine, 200, "main", f"m{number}")
+        write(engine, 1, "plan", f"p{number}")
+        do(engine, "merge", "plan", source="main")
+    main, plan = write(engine, 2, "main", "late"), engine.store.branch("g", "plan")
+    assert plan is not None
+    state = Counting(engine.store)
+    found = differing(state, "g", main, plan.head, changes_max=1_000)
+    assert found == ({("t", f"p{number}") for number in range(5)} | {("t", "late")}, True)
+    assert state.asked["commit"] == 7
+    assert not differing(state, "g", main, plan.head, changes_max=3).complete
+
+
+def test_a_commit_is_told_by_what_its_branch_was_before(engine: Engine) -> None:
+    first = write(engine, 2)
+    do(engine, "create-branch", name="plan", **{"from": "main"})
+    tip = write(engine, 3, "plan")
+    forward = do(engine, "merge", source="plan")
+
+    def before(version: int) -> int | None:
+        step = engine.store.step("g", version)
+        assert step is not None
+        found = found_by(engine.store, "g", step)
+        return None if found is None else found.version
+
+    assert (before(forward), before(tip), before(tip - 2), before(1)) == (first, tip - 1, first, None)

@@ -7,6 +7,7 @@ ever, whatever is written meanwhile. Costs are in rows and commits answered, nev
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from operator import itemgetter
@@ -19,7 +20,7 @@ from versolog.projections.queries import Predicate
 from versolog.projections.recent import Recent
 from versolog.projections.store import Store
 from versolog.schemas.codec import Record
-from versolog.streams import versions
+from versolog.streams import graph, versions
 from versolog.streams.state import Level, Row
 from versolog.streams.versions import At, Difference, Touched
 
@@ -28,7 +29,8 @@ SCANNED_MAX = 2_000
 DIFF_CHANGES_MAX = 20_000
 """Changes between two places up to which the rows they name are compared; beyond it, whole tables are, side by side."""
 WALKS_KEPT_MAX = 4
-"""Differences whose candidate rows are kept from one page to the next."""
+"""Differences, and commits, whose candidate rows are kept from one page to the next."""
+COMPARED_AT_ONCE = 500
 
 _EVERYTHING = b"\xff"
 
@@ -73,6 +75,7 @@ class View:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._walks: Recent[tuple[str, int, int], Touched] = Recent(WALKS_KEPT_MAX)
+        self._commits: Recent[tuple[str, int], list[tuple[str, str]]] = Recent(WALKS_KEPT_MAX)
 
     def resolve(self, group: str, at: str | None = None, branch: str | None = None) -> At:
         """The exact place that `at` names; see `versions.resolve`, whose errors it raises."""
@@ -189,16 +192,56 @@ class View:
         walk = self._touched(before.group, before.version, after.version)
         if not walk.complete:
             return self._diff_by_scan(before, after, table, prefix, limit, cursor)
-        candidates = sorted(
+        return self._diff_of(before, after, sorted(walk.rows), table, prefix, limit, cursor)
+
+    def changes(
+        self,
+        group: str,
+        version: int,
+        *,
+        table: str | None = None,
+        prefix: str | None = None,
+        limit: int,
+        cursor: tuple[str, str] | None = None,
+    ) -> Differences:
+        """The rows that a commit changed on its branch, as `diff` tells them; system tables' too. Costs its changes."""
+        before, after = self.around(group, version)
+        key = group, version
+        candidates = self._commits.get(key)
+        if candidates is None:
+            record = self.store.commit(group, version)
+            assert record is not None, f"version {version} of {group!r} is not in the commit index"
+            candidates = sorted((change["table"], change["key"]) for change in record["changes"])
+            self._commits.add(key, candidates, self._commits.changes)
+        return self._diff_of(before, after, candidates, table, prefix, limit, cursor, system=True)
+
+    def around(self, group: str, version: int) -> tuple[At, At]:
+        """The place that a commit found and the one that it left; the first is version 0 where there was nothing."""
+        step = self.store.step(group, version)
+        assert step is not None, f"version {version} of {group!r} is not in the commit index"
+        branch = self.store.branch_by_id(group, step.branch)
+        assert branch is not None, f"version {version} of {group!r} is on a branch that the store doesn't know"
+        after = At(group, branch.name, branch.id, version)
+        if step.tip != version:
+            return after, after  # an operation on refs changes no rows
+        found = graph.found_by(self.store, group, step)
+        return (after._replace(version=0) if found is None else self.resolve(group, str(found.version))), after
+
+    def _diff_of(
+        self, before: At, after: At, candidates: list[tuple[str, str]], table: str | None, prefix: str | None,
+        limit: int, cursor: tuple[str, str] | None, *, system: bool = False,
+    ) -> Differences:  # fmt: skip
+        """Those of `candidates`, which are sorted, that differ."""
+        rest = candidates if cursor is None else candidates[bisect_right(candidates, cursor) :]
+        chosen = [
             row
-            for row in walk.rows
-            if (row[0] == table if table is not None else not row[0].startswith("$"))
+            for row in rest
+            if (row[0] == table if table is not None else system or not row[0].startswith("$"))
             and (prefix is None or row[1].startswith(prefix))
-            and (cursor is None or row > cursor)
-        )
+        ]
         found: list[Difference] = []
-        for start in range(0, len(candidates), 500):
-            found += versions.diff(self.store, before, after, candidates[start : start + 500])
+        for start in range(0, len(chosen), COMPARED_AT_ONCE):
+            found += versions.diff(self.store, before, after, chosen[start : start + COMPARED_AT_ONCE])
             if len(found) > limit:
                 page = found[:limit]
                 return Differences(page, (page[-1].table, page[-1].key))
@@ -209,7 +252,7 @@ class View:
         key = group, before, after
         walk = self._walks.get(key)
         if walk is None:
-            walk = versions.touched(self.store, group, before, after, changes_max=DIFF_CHANGES_MAX)
+            walk = graph.differing(self.store, group, before, after, changes_max=DIFF_CHANGES_MAX)
             walk = walk if walk.complete else Touched(set(), complete=False)
             self._walks.add(key, walk, self._walks.changes)
         return walk

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from versolog.streams.state import Join, Level, State, Step
-from versolog.streams.versions import MERGE, first_parent, standing, touched
+from versolog.streams.versions import MERGE, Touched, first_parent, standing, touched
 
 
 class Apart(NamedTuple):
@@ -72,15 +72,42 @@ def brought(state: State, group: str, base: int, tip: int) -> set[tuple[str, str
     That does not hold where merges crossed: there a row can be settled twice, in two ways, and changed by neither side
     since. First parents then tell.
     """
+    return _brought(state, group, base, tip, None).rows
+
+
+def differing(state: State, group: str, one: int, other: int, *, changes_max: int) -> Touched:
+    """Every (table, key) that can differ between two versions: what each has brought since their merge base.
+
+    So that of a branch and of what it often merged costs what the branch did. `changes_max` bounds the commits and
+    changes that are looked at on each side.
+    """
+    bases = merge_bases(state, group, [one], other)
+    if len(bases) != 1:
+        return touched(state, group, one, other, changes_max=changes_max)
     rows: set[tuple[str, str]] = set()
+    for tip in (one, other):
+        side = _brought(state, group, bases[0], tip, changes_max)
+        if not side.complete:
+            return side
+        rows |= side.rows
+    return Touched(rows, complete=True)
+
+
+def _brought(state: State, group: str, base: int, tip: int, changes_max: int | None) -> Touched:
+    rows: set[tuple[str, str]] = set()
+    looked_at = 0
     for step in missing_from(state, group, tip, [base] if base else []):
+        if changes_max is not None and looked_at > changes_max:
+            return Touched(rows, complete=False)
         if len(step.parents) < 2:
             record = state.commit(group, step.version)
             assert record is not None, f"version {step.version} of {group!r} has a place in the graph and no record"
             rows.update((change["table"], change["key"]) for change in record["changes"])
+            looked_at += len(record["changes"])
         elif len(merge_bases(state, group, step.parents[:1], step.parents[1])) > 1:
-            return touched(state, group, base, tip).rows
-    return rows
+            return touched(state, group, base, tip, changes_max=changes_max)
+        looked_at += 1
+    return Touched(rows, complete=True)
 
 
 class Ancestry:
