@@ -167,6 +167,60 @@ async def test_a_commit_shows_what_it_changed(tmp_path: Path) -> None:
         assert (await client.get(f"{GROUP}/commits/head")).status_code == 422
 
 
+async def test_a_commit_s_changes_are_told_by_field_against_what_it_found(tmp_path: Path) -> None:
+    async with house(tmp_path) as (_, client):
+        await put(client, "k1", {"gate": {"name": "A1", "hall": 1}})
+        await operate(client, "create-branch", name="plan", **{"from": "main"})
+        await put(client, "k2", {"n": 2}, branch="plan")
+        forward = await operate(client, "merge", source="plan")
+        changes = [
+            {"op": "patch", "table": "flights", "key": "k1", "row": {"gate": {"name": "B2"}}},
+            {"op": "delete", "table": "flights", "key": "k2"}, {"op": "put", "table": "crews", "key": "c", "row": {}},
+        ]  # fmt: skip
+        sent = await client.post("/v1/transactions", json={"group": "UA", "changes": changes})
+        path = f"{GROUP}/commits/{sent.json()['version']}/changes"
+        told = await get(client, path)
+        assert (told["commit"]["version"], told["from"]["version"]) == (forward + 1, forward)
+        assert told["counts"]["tables"] == [
+            {"table": "crews", "rows": 1, "added": 1, "changed": 0, "removed": 0},
+            {"table": "flights", "rows": 2, "added": 0, "changed": 1, "removed": 1},
+        ]
+        assert [(row["key"], row["change"]) for row in told["rows"]] == [
+            ("c", "added"), ("k1", "changed"), ("k2", "removed"),
+        ]  # fmt: skip
+        assert told["rows"][1]["fields"] == [{"path": ["gate", "name"], "before": "A1", "after": "B2"}]
+        assert await pages(client, path, "rows", limit=1) == told["rows"]
+        assert [row["key"] for row in await pages(client, path, "rows", table="flights", prefix="k2")] == ["k2"]
+        assert "immutable" in (await client.get(path)).headers["cache-control"]
+        (forwarded,) = (await get(client, f"{GROUP}/commits/{forward}/changes"))["rows"]
+        assert (forwarded["key"], forwarded["change"]) == ("k2", "added")
+        first = await get(client, f"{GROUP}/commits/1/changes")
+        assert (first["from"], [row["change"] for row in first["rows"]]) == (None, ["added"])
+        assert (await get(client, f"{GROUP}/commits/2/changes"))["counts"]["rows"] == 0
+        assert (await client.get(f"{GROUP}/commits/9/changes")).json()["code"] == "unknown-version"
+        schema = {"type": "record", "name": "F", "fields": []}
+        version = (await client.put(f"{GROUP}/tables/crews/schema", json=schema)).json()["version"]
+        settings = await get(client, f"{GROUP}/commits/{version}/changes")
+        assert [(row["table"], row["key"]) for row in settings["rows"]] == [("$tables", "crews")]
+
+
+async def test_a_diff_since_the_merge_base_leaves_out_what_the_other_side_has(tmp_path: Path) -> None:
+    async with house(tmp_path) as (_, client):
+        await put(client, "k1", {"n": 1})
+        await operate(client, "create-branch", name="plan", **{"from": "main"})
+        await put(client, "k2", {"n": 2}, branch="plan")
+        await put(client, "k1", {"n": 3})
+        both = await get(client, f"{GROUP}/diff", **{"from": "main", "to": "plan"})
+        assert [row["key"] for row in both["rows"]] == ["k1", "k2"]
+        since = await get(client, f"{GROUP}/diff", **{"from": "main", "to": "plan", "merge_base": "true"})
+        assert (since["from"]["version"], [row["key"] for row in since["rows"]]) == (1, ["k2"])
+        await client.delete(GROUP)
+        await put(client, "k1", {})
+        query = {"from": "1", "to": "main", "merge_base": "true"}
+        apart = await client.get(f"{GROUP}/diff", params=query)
+        assert (apart.status_code, apart.json()["field"]) == (422, "merge_base")
+
+
 async def test_a_diff_counts_first_and_shows_rows_and_fields(tmp_path: Path) -> None:
     async with house(tmp_path) as (_, client):
         for key in ("a", "b", "c"):
@@ -175,7 +229,8 @@ async def test_a_diff_counts_first_and_shows_rows_and_fields(tmp_path: Path) -> 
         await client.delete(f"{FLIGHTS}/rows/c")
         await put(client, "d", {"n": 4})
         first = await get(client, f"{GROUP}/diff", **{"from": "3", "limit": "2"})
-        assert first["counts"] == {"rows": 3, "added": 1, "changed": 1, "removed": 1, "complete": True}
+        kinds = {"rows": 3, "added": 1, "changed": 1, "removed": 1}
+        assert first["counts"] == {**kinds, "complete": True, "tables": [{"table": "flights", **kinds}]}
         assert (first["from"]["version"], first["to"]["version"]) == (3, 6)
         await put(client, "a", {"n": 9})
         second = await get(client, f"{GROUP}/diff", **{"from": "3", "limit": "2", "cursor": first["cursor"]})

@@ -97,3 +97,37 @@ def test_a_log_is_searched(run: Run) -> None:
         "as",
         "planned",
     ]
+
+
+@pytest.mark.usefixtures("branched")
+def test_differences_are_counted_and_told_by_field(run: Run) -> None:
+    assert run("diff", "UA", "1", "5").splitlines() == [
+        "version 1 → 5",
+        "2 rows differ (1 added, 1 changed)",
+        "table    key  field      before  after      ",
+        "flights  k1   gate.name  A1      B2         ",
+        'flights  k2   added              {"delay":5}',
+    ]
+    since = json.loads(run("diff", "UA", "before...plan", "--json"))
+    assert ([row["key"] for row in since["rows"]], since["before"]["version"]) == (["k1"], 1)
+    assert run("diff", "UA", "before", "plan", "--merge-base", "--json") == run("diff", "UA", "before...plan", "--json")
+    assert run("diff", "UA", "5", "5").splitlines() == ["version 5 → 5", "0 rows differ"]
+    assert "1 more; --limit" in run("diff", "UA", "1", "5", "--limit", "1")
+
+
+@pytest.mark.usefixtures("branched")
+def test_a_commit_is_shown_with_its_changes(run: Run) -> None:
+    told = run("show", "UA", "5").splitlines()
+    assert [line.split() for line in told if line.startswith(("version", "parents", "message"))] == [
+        ["version", "5"], ["parents", "[4,3]"], ["message", "as", "planned"],
+    ]  # fmt: skip
+    assert told[-1].split() == ["flights", "k1", "gate.name", "A1", "B2"]
+    assert "1 row changed (1 changed)" in told
+    assert json.loads(run("show", "UA", "5", "--json"))["commit"]["parents"] == [4, 3]
+
+
+@pytest.mark.usefixtures("branched")
+def test_blame_names_the_commit_on_the_branch(run: Run) -> None:
+    assert [line.split()[:3] for line in run("blame", "UA", "flights", "k1").splitlines()] == [
+        ["field", "value", "version"], ["delay", "0", "1"], ["gate.name", "B2", "3"],
+    ]  # fmt: skip

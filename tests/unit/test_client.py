@@ -95,7 +95,13 @@ def test_a_service_writes_reads_looks_back_and_rolls_back(db: Client) -> None:
     }  # fmt: skip
     diff = db.diff("UA", 1, 2)
     assert (diff.counts.rows, diff.rows[0].fields[0].before, diff.rows[0].fields[0].after) == (1, 0, 25)
+    assert [(table.table, table.changed) for table in diff.counts.tables] == [("flights", 1)]
     assert [change.key for change in db.differences("UA", 1, 2)] == ["k/1"]
+    assert db.diff("UA", 2, 1, merge_base=True).counts.rows == 0
+    changed = db.changes("UA", 2)
+    assert (changed.commit.author, changed.before and changed.before.version, changed.rows) == ("ops", 1, diff.rows)
+    assert list(db.every_change("UA", 2)) == list(diff.rows)
+    assert db.changes("UA", 1).before is None
     assert [commit.operation for commit in db.log("UA")] == ["rollback", "write", "write"]
     assert [commit.version for commit in db.log("UA", author="tests", message="wrong", all=True)] == [3]
     assert [commit.version for commit in db.log("UA", until=row.committed_at, graph=True, page=1)] == [2, 1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Annotated, Any
@@ -11,7 +11,7 @@ import typer
 
 from versolog.cli.graph import Node, draw
 from versolog.cli.shown import errors_told, out, print_json, print_table, spelled
-from versolog.client import Client, LoggedCommit
+from versolog.client import Client, Counts, LoggedCommit, RowChange, TableChanges
 from versolog.client.calls import PAGE_COMMITS
 from versolog.schemas.errors import Invalid
 
@@ -26,6 +26,7 @@ BranchOption = Annotated[str | None, typer.Option("--branch", help="Goes with a 
 Url = Annotated[str, typer.Option(envvar="VERSOLOG_URL", help="Where versolog answers.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON, one line each.")]
 Limit = Annotated[int, typer.Option(min=1, help="How many at the most.")]
+DiffLimit = Annotated[int, typer.Option(min=1, max=1_000, help="How many rows at the most.")]
 
 
 @contextmanager
@@ -119,46 +120,52 @@ def log(
 
 def show(
     group: Group, version: Annotated[int, typer.Argument(help="The commit's version.", show_default=False)],
-    url: Url = DEFAULT_URL, as_json: Json = False,
+    table: Annotated[str | None, typer.Option(help="Only this table.")] = None,
+    prefix: Annotated[str | None, typer.Option(help="Only keys that begin so.")] = None,
+    limit: DiffLimit = 100, url: Url = DEFAULT_URL, as_json: Json = False,
 ) -> None:  # fmt: skip
-    """One commit with all that it changed."""
+    """One commit with all that it changed, field by field."""
     with connected(url, as_json) as client:
-        commit = client.commit(group, version)
+        found = client.changes(group, version, table=table, prefix=prefix, limit=limit)
         if as_json:
-            print_json(commit)
+            print_json(found)
             return
+        commit = found.commit
         facts = {
             "version": commit.version, "branch": commit.branch, "parents": list(commit.parents), "hash": commit.hash,
             "previous": commit.previous_hash, "transaction": commit.transaction_id, "author": commit.author,
-            "committed at": commit.committed_at, "operation": commit.operation, "type": commit.type,
-            "message": commit.message,
+            "committed at": commit.committed_at, "operation": commit.operation, "arguments": commit.arguments,
+            "type": commit.type, "message": commit.message,
         }  # fmt: skip
-        print_table(("", ""), facts.items())
-        print_table(("table", "key", "row"), (
-            (table, key, "deleted" if row is None else row) for table, key, row in commit.changes
-        ))  # fmt: skip
+        print_table(("", ""), ((name, fact) for name, fact in facts.items() if fact not in (None, "")))
+        _show_changes(found.counts, ("changed", "changed"), found.rows)
 
 
 def diff(
     group: Group,
-    before: Annotated[str, typer.Argument(metavar="FROM", help="A version, branch, tag or time.", show_default=False)],
+    before: Annotated[str, typer.Argument(
+        metavar="FROM", help="A version, branch, tag or time; or FROM...TO, as with --merge-base.", show_default=False,
+    )],
     after: Annotated[str | None, typer.Argument(metavar="TO", help="Default: the newest.")] = None,
     branch: BranchOption = None,
+    merge_base: Annotated[bool, typer.Option("--merge-base", help="What TO has since it parted from FROM.")] = False,
     table: Annotated[str | None, typer.Option(help="Only this table.")] = None,
     prefix: Annotated[str | None, typer.Option(help="Only keys that begin so.")] = None,
-    limit: Limit = 100, url: Url = DEFAULT_URL, as_json: Json = False,
+    limit: DiffLimit = 100, url: Url = DEFAULT_URL, as_json: Json = False,
 ) -> None:  # fmt: skip
     """What differs between two versions: counts, then rows and fields."""
+    if after is None and "..." in before:
+        before, _, to = before.partition("...")
+        after, merge_base = to or None, True
     with connected(url, as_json) as client:
-        found = client.diff(group, before, after, branch=branch, table=table, prefix=prefix, limit=limit)
+        found = client.diff(
+            group, before, after, branch=branch, merge_base=merge_base, table=table, prefix=prefix, limit=limit
+        )
         if as_json:
             print_json(found)
             return
-        counts = found.counts
-        more = "" if counts.complete else " at least"
-        print(f"version {found.before.version} → {found.after.version}:{more} {counts.rows:,} rows differ "
-              f"({counts.added:,} added, {counts.changed:,} changed, {counts.removed:,} removed)")  # fmt: skip
-        print_table(("table", "key", "field", "before", "after"), _fields_of(found.rows))
+        print(f"version {found.before.version} → {found.after.version}")
+        _show_changes(found.counts, ("differs", "differ"), found.rows)
 
 
 def groups(
@@ -201,10 +208,30 @@ def _node(entry: LoggedCommit) -> Node:
     return Node(entry.version, place.parents, "  ".join(filter(None, told)))
 
 
-def _fields_of(rows: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
+def _show_changes(counts: Counts, verbs: tuple[str, str], rows: Sequence[RowChange]) -> None:
+    """How many rows there are, in all and by table, then each by its fields."""
+    told = f"1 row {verbs[0]}" if counts.rows == 1 else f"{counts.rows:,} rows {verbs[1]}"
+    print(f"{'' if counts.complete else 'at least '}{told}{_kinds(counts)}")
+    if len(counts.tables) > 1:
+        for table in counts.tables:
+            print(f"  {table.table}: {table.rows:,}{_kinds(table)}")
+    if rows:
+        print_table(("table", "key", "field", "before", "after"), _fields_of(rows))
+    if len(rows) < counts.rows:
+        print(f"… {counts.rows - len(rows):,} more; --limit, --table and --prefix show others")
+
+
+def _kinds(counts: Counts | TableChanges) -> str:
+    kinds = {"added": counts.added, "changed": counts.changed, "removed": counts.removed}
+    told = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items() if count)
+    return f" ({told})" if told else ""
+
+
+def _fields_of(rows: Iterable[RowChange]) -> Iterator[tuple[Any, ...]]:
     for row in rows:
-        if row.change != "changed":
-            yield (row.table, row.key, "", spelled(row.before and row.before.row), spelled(row.after and row.after.row))
+        if row.before is None or row.after is None:
+            before, after = (state and spelled(state.row) for state in (row.before, row.after))
+            yield row.table, row.key, row.change, before, after
             continue
         for field in row.fields:
             before = spelled(field.before) if field.in_before else "absent"

@@ -184,14 +184,30 @@ class RowChange:
 
 
 @dataclass(frozen=True, slots=True)
+class TableChanges:
+    """How many rows of a table differ."""
+
+    table: str
+    rows: int
+    added: int
+    changed: int
+    removed: int
+
+
+@dataclass(frozen=True, slots=True)
 class Counts:
-    """How many rows differ; at least so many where `complete` is false."""
+    """How many rows differ; at least so many where `complete` is false. By table, where that was told."""
 
     rows: int
     added: int
     changed: int
     removed: int
     complete: bool
+    tables: tuple[TableChanges, ...] = ()
+
+    @classmethod
+    def from_json(cls, told: Json) -> Self:
+        return cls(**{**told, "tables": tuple(TableChanges(**table) for table in told.get("tables", ()))})
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +222,25 @@ class Diff:
     @classmethod
     def from_json(cls, told: Json) -> Self:
         rows = tuple(RowChange.from_json(row) for row in told["rows"])
-        return cls(Place.from_json(told["from"]), Place.from_json(told["to"]), Counts(**told["counts"]), rows)
+        counts = Counts.from_json(told["counts"])
+        return cls(Place.from_json(told["from"]), Place.from_json(told["to"]), counts, rows)
+
+
+@dataclass(frozen=True, slots=True)
+class CommitChanges:
+    """What a commit changed of the place that it found, None where that was nothing: the counts of all, and the first
+    rows."""
+
+    commit: Heading
+    before: Place | None
+    counts: Counts
+    rows: tuple[RowChange, ...]
+
+    @classmethod
+    def from_json(cls, told: Json) -> Self:
+        rows = tuple(RowChange.from_json(row) for row in told["rows"])
+        before = None if told["from"] is None else Place.from_json(told["from"])
+        return cls(Heading.from_json(told["commit"]), before, Counts.from_json(told["counts"]), rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +272,7 @@ class Rehearsal:
             )
             for row in told["rows"]
         )
-        return cls(Counts(**told["counts"]), rows, told["version"])
+        return cls(Counts.from_json(told["counts"]), rows, told["version"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from versolog.client.answers import (
     BlamedField,
     Branch,
     Commit,
+    CommitChanges,
     Diff,
     Group,
     GroupHead,
@@ -258,6 +259,15 @@ def log(group: str, query: Mapping[str, Any], cursor: str | None) -> Call[Page[L
 
 def commit(group: str, version: int) -> Call[Commit]:
     return _read(group, f"/commits/{version}", Commit.from_json)
+
+
+def changes(group: str, version: int, query: Mapping[str, Any]) -> Call[CommitChanges]:
+    return _read(group, f"/commits/{version}/changes", CommitChanges.from_json, **query)
+
+
+def every_change(group: str, version: int, query: Mapping[str, Any], cursor: str | None) -> Call[Page[RowChange]]:
+    path = f"/commits/{version}/changes"
+    return _listing(group, path, "rows", RowChange.from_json, query, cursor, PAGE_ROWS)
 
 
 def diff(group: str, query: Mapping[str, Any]) -> Call[Diff]:

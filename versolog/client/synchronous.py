@@ -17,6 +17,7 @@ from versolog.client.answers import (
     BlamedField,
     Branch,
     Commit,
+    CommitChanges,
     Diff,
     Group,
     GroupHead,
@@ -290,20 +291,43 @@ class Client:
         """A commit with all that it changed."""
         return self._do(calls.commit(group, version))
 
+    def changes(
+        self, group: str, version: int, *, table: str | None = None, prefix: str | None = None, limit: int = 100
+    ) -> CommitChanges:
+        """How many rows a commit changed on its branch, and the first `limit` of them, field by field."""
+        query = {"table": table, "prefix": prefix, "limit": limit}
+        return self._do(calls.changes(group, version, query))
+
+    def every_change(
+        self, group: str, version: int, *, table: str | None = None, prefix: str | None = None
+    ) -> Iterator[RowChange]:
+        """All rows that a commit changed on its branch, field by field."""
+        query = {"table": table, "prefix": prefix}
+        return self._all(lambda cursor: calls.every_change(group, version, query, cursor))
+
     def diff(
-        self, group: str, before: At, after: At = None, *, branch: str | None = None, table: str | None = None,
-        prefix: str | None = None, limit: int = 100,
+        self, group: str, before: At, after: At = None, *, branch: str | None = None, merge_base: bool = False,
+        table: str | None = None, prefix: str | None = None, limit: int = 100,
     ) -> Diff:  # fmt: skip
-        """How many rows differ between two places, and the first `limit` of them."""
-        query = {"from": before, "to": after, "branch": branch, "table": table, "prefix": prefix, "limit": limit}
+        """How many rows differ between two places, and the first `limit` of them.
+
+        With `merge_base` between where the two parted and `after`: what it has since, without what `before` has.
+        """
+        query = {
+            "from": before, "to": after, "branch": branch, "merge_base": "true" if merge_base else None,
+            "table": table, "prefix": prefix, "limit": limit,
+        }  # fmt: skip
         return self._do(calls.diff(group, query))
 
     def differences(
-        self, group: str, before: At, after: At = None, *, branch: str | None = None, table: str | None = None,
-        prefix: str | None = None,
+        self, group: str, before: At, after: At = None, *, branch: str | None = None, merge_base: bool = False,
+        table: str | None = None, prefix: str | None = None,
     ) -> Iterator[RowChange]:  # fmt: skip
-        """All rows that differ between two places."""
-        query = {"from": before, "to": after, "branch": branch, "table": table, "prefix": prefix}
+        """All rows that differ between two places, or as `diff` has it, with `merge_base`."""
+        query = {
+            "from": before, "to": after, "branch": branch, "merge_base": "true" if merge_base else None,
+            "table": table, "prefix": prefix,
+        }  # fmt: skip
         return self._all(lambda cursor: calls.differences(group, query, cursor))
 
     def groups(self, prefix: str = "") -> Iterator[GroupHead]:

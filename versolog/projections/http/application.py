@@ -22,6 +22,7 @@ from versolog.projections.http.direct import Direct
 from versolog.projections.http.envelope import Envelope, answer_for
 from versolog.projections.http.groups import Groups
 from versolog.projections.http.health import Health
+from versolog.projections.http.differences import Comparisons
 from versolog.projections.http.history import History
 from versolog.projections.http.operations import Operations
 from versolog.projections.http.proofs import Proofs, Source
@@ -75,6 +76,7 @@ def app(
             writes=writes,
             rows=rows,
             history=History(node),
+            comparisons=Comparisons(node),
             groups=Groups(node, writes, relay),
             refs=Refs(node, writes),
             operations=Operations(node, writes, Rehearsals(node)),

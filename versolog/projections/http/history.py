@@ -1,11 +1,9 @@
-"""What happened: to a row, to a group, between two versions."""
+"""What happened: to a row, and to a group."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field
 from starlette.requests import Request
@@ -15,23 +13,13 @@ from versolog.projections import logs
 from versolog.projections.blame import blame
 from versolog.projections.http import answer, commits, cursor
 from versolog.projections.http.budget import Budget
-from versolog.projections.http.reads import Place, headers_of, is_unchanging, open_partition, open_place, unknown_row
-from versolog.projections.http.request import WHOLE, AtQuery, Flag, PageQuery, Query, read_query, segment, wait_s
+from versolog.projections.http.reads import Place, headers_of, open_partition, open_place, unknown_row
+from versolog.projections.http.request import AtQuery, Flag, PageQuery, read_query, segment
 from versolog.projections.logs import Sought
 from versolog.projections.node import Node
-from versolog.projections.partition import Partition
-from versolog.projections.views import Differences, View
 from versolog.schemas.errors import Invalid, refusal
 from versolog.schemas.times import micros_from_text
-from versolog.streams.versions import At, Difference
-
-COUNTED_MAX = 50_000
-"""Rows up to which a difference is counted."""
-COUNTED_BYTES_MAX = 256 * 1024 * 1024
-"""And the size of them."""
-DIFF_LIMIT = 1_000
-ROUNDS_MAX = 100
-"""Calls for one answer: each looks at some thousand rows, of which perhaps none differs."""
+from versolog.streams.versions import At
 
 
 class KeyQuery(AtQuery):
@@ -77,18 +65,6 @@ class LogQuery(PageQuery):
             self.table, self.key, self.author, self.type, self.operation, self.message,
             since_ms=None if since is None else -(-since // 1_000), until_ms=None if until is None else until // 1_000,
         )  # fmt: skip
-
-
-class DiffQuery(Query):
-    """Two places of a group."""
-
-    from_: str = Field(alias="from", description="The place before: a version, a branch, a tag, `name~n` or a time.")
-    to: str | None = Field(None, description="The place after. Default: the head of `branch`.")
-    branch: str | None = Field(None, description="The branch that times mean, and the default of `to`.")
-    table: str | None = Field(None, description="Only rows of this table; `$tables` shows changed schemas.")
-    prefix: str | None = Field(None, description="Only rows whose key begins so.")
-    limit: Annotated[int, Field(ge=1, le=DIFF_LIMIT), WHOLE] = Field(100, description="The most to list in one answer.")
-    cursor: str | None = Field(None, description="The `cursor` of the answer before, to go on there.")
 
 
 class History:
@@ -166,41 +142,6 @@ class History:
         told = {"commits": listed, "cursor": None if following is None else cursor.seal(listing, [following])}
         return answer.document(told, headers={"cache-control": answer.ASK_AGAIN})
 
-    async def commit(self, request: Request) -> Response:
-        """GET /v1/groups/{group}/commits/{version}"""
-        group, version = segment(request, "group"), segment(request, "version")
-        partition = await open_partition(self._node, request, group, read_query(request, Query))
-        store = partition.store
-        if not (version.isascii() and version.isdigit()) or len(version) > 18:
-            raise Invalid(f"a commit is asked for by its version, not {version[:64]!r}", field="version")
-        record = await asyncio.to_thread(store.commit, group, int(version))
-        if record is None:
-            raise refusal("unknown-version", f"the group {group!r} has no version {version}", group=group)
-        headers = {answer.VERSION: version, "cache-control": answer.FOR_EVER}
-        return answer.document(commits.whole(store, record), headers=headers)
-
-    async def diff(self, request: Request) -> Response:
-        """GET /v1/groups/{group}/diff"""
-        group = segment(request, "group")
-        query = read_query(request, DiffQuery)
-        listing = cursor.listing("diff", group, query.from_, query.to, query.branch, query.table, query.prefix)
-        partition = await open_partition(self._node, request, group, query)
-        if query.cursor is None:
-            timeout_s = wait_s(request, query.wait)
-            before = await self._node.resolve(partition, group, query.from_, query.branch, timeout_s)
-            after = await self._node.resolve(partition, group, query.to, query.branch, timeout_s)
-            position = None
-        else:
-            one, other, position = cursor.unseal(listing, query.cursor)
-            before, after = At(group, *one), At(group, *other)
-        told = await asyncio.to_thread(_diff, partition, before, after, query, position)
-        following = told.pop("following")
-        if following is not None:
-            following = cursor.seal(listing, [before[1:], after[1:], following])
-        unchanging = is_unchanging(query.from_) and is_unchanging(query.to)
-        headers = headers_of(self._node, partition, after, unchanging=unchanging)
-        return answer.document({**told, "cursor": following}, headers=headers)
-
     async def _page(self, request: Request, group: str, query: PageQuery, listing: bytes) -> tuple[Place, Any]:
         """Where a listing is read, and where it goes on."""
         if query.cursor is None:
@@ -242,48 +183,3 @@ def _pasts(
         before = page.before
         if before is None or budget.spent:
             return changes, before
-
-
-def _diff(partition: Partition, before: At, after: At, query: DiffQuery, position: list[str] | None) -> dict[str, Any]:
-    view = partition.view
-    budget = Budget(query.limit)
-    go_on = None if position is None else (position[0], position[1])
-    rows: list[dict[str, Any]] = []
-    for page in _differences(view, before, after, query, budget, go_on):
-        rows += (commits.difference(found) for found in page.rows)
-        following = page.cursor
-    return {
-        "from": answer.place(before, view.committed_at(before)),
-        "to": answer.place(after, view.committed_at(after)),
-        "counts": _counts(view, before, after, query) if go_on is None else None,
-        "rows": rows,
-        "following": following,
-    }
-
-
-def _counts(view: View, before: At, after: At, query: DiffQuery) -> dict[str, Any]:
-    """How many rows differ in which way, of the first COUNTED_MAX."""
-    counts: Counter[str] = Counter()
-    budget = Budget(COUNTED_MAX, bytes_max=COUNTED_BYTES_MAX, slice_rows=COUNTED_MAX)
-    for page in _differences(view, before, after, query, budget, None):
-        counts.update(commits.change_of(found) for found in page.rows)
-        complete = page.cursor is None
-    kinds = {kind: counts[kind] for kind in ("added", "changed", "removed")}
-    return {"rows": counts.total(), **kinds, "complete": complete}
-
-
-def _differences(
-    view: View, before: At, after: At, query: DiffQuery, budget: Budget, go_on: tuple[str, str] | None
-) -> Iterator[Differences]:
-    """The rows that differ, as far as the budget and ROUNDS_MAX go; at least one page."""
-    for _ in range(ROUNDS_MAX):
-        page = view.diff(before, after, table=query.table, prefix=query.prefix, limit=budget.next_rows(), cursor=go_on)
-        yield page
-        budget.took(len(page.rows), sum(_text_bytes(found) for found in page.rows))
-        go_on = page.cursor
-        if go_on is None or budget.spent:
-            return
-
-
-def _text_bytes(found: Difference) -> int:
-    return sum(len(row.text or b"") for row in (found.before, found.after) if row is not None)

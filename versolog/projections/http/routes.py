@@ -9,10 +9,11 @@ from pydantic import BaseModel
 
 from versolog.projections.http import answer, shapes
 from versolog.projections.http.described import READS, SECONDS, TAG, WRITES, Described, Handler, Told, header
+from versolog.projections.http.differences import ChangesQuery, Comparisons, DiffQuery
 from versolog.projections.http.direct import ROW, ROWS, TRANSACTIONS
 from versolog.projections.http.groups import GroupQuery, Groups, GroupsQuery, MergeFunctionsRequest, SettingQuery
 from versolog.projections.http.health import Health
-from versolog.projections.http.history import DiffQuery, History, HistoryQuery, KeyQuery, LogQuery
+from versolog.projections.http.history import History, HistoryQuery, KeyQuery, LogQuery
 from versolog.projections.http.operations import CommitsRequest, MergeRequest, Operations, RollbackRequest
 from versolog.projections.http.proofs import DigestQuery, Proofs
 from versolog.projections.http.refs import (
@@ -47,6 +48,7 @@ class Handlers:
     writes: Writes
     rows: Rows
     history: History
+    comparisons: Comparisons
     groups: Groups
     refs: Refs
     operations: Operations
@@ -60,6 +62,7 @@ def describe(described: Described, handlers: Handlers) -> None:
     _transactions(described, handlers.writes)
     _rows(described, handlers.rows)
     _history(described, handlers.history)
+    _comparisons(described, handlers.comparisons)
     _groups(described, handlers.groups)
     _schemas(described, handlers.groups)
     _checks(described, handlers.groups)
@@ -198,10 +201,13 @@ def _history(add: Described, history: History) -> None:
         headers=READS,
         answers={200: shapes.Log},
     )
+
+
+def _comparisons(add: Described, comparisons: Comparisons) -> None:
     add(
         "GET",
         GROUP + "/commits/{version}",
-        history.commit,
+        comparisons.commit,
         tag="history",
         summary="A commit with all it changed",
         query=Query,
@@ -210,8 +216,20 @@ def _history(add: Described, history: History) -> None:
     )
     add(
         "GET",
+        GROUP + "/commits/{version}/changes",
+        comparisons.changes,
+        tag="history",
+        summary="The rows and fields that a commit changed",
+        description="Against its first parent; for a fast-forward, what stood on the branch before. `counts` speaks of "
+        "all rows that it changed, and comes with the first page.",
+        query=ChangesQuery,
+        headers=READS,
+        answers={200: shapes.CommitChanges},
+    )
+    add(
+        "GET",
         GROUP + "/diff",
-        history.diff,
+        comparisons.diff,
         tag="history",
         summary="The rows and fields that two places differ in",
         description="`counts` speaks of all rows that differ, and comes with the first page.",

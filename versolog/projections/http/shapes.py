@@ -476,12 +476,39 @@ class Counts(Shape):
     complete: bool
 
 
+class TableChanges(Shape):
+    """How many rows of a table differ."""
+
+    table: Name
+    rows: int
+    added: int
+    changed: int
+    removed: int
+
+
+class DiffCounts(Counts):
+    """How many rows differ, in all and by table."""
+
+    tables: list[TableChanges]
+
+
 class Diff(Shape):
     """What two places of a group differ in."""
 
     from_: Annotated[Place, Field(alias="from")]
     to: Place
-    counts: Counts | None
+    counts: DiffCounts | None
+    rows: list[RowChange]
+    cursor: Cursor
+
+
+class CommitChanges(Shape):
+    """What a commit changed of the place that it found; `from` is null where that was nothing."""
+
+    group: Name
+    commit: Heading
+    from_: Annotated[Place | None, Field(alias="from")]
+    counts: DiffCounts | None
     rows: list[RowChange]
     cursor: Cursor
 
