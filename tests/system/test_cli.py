@@ -67,7 +67,9 @@ def test_the_main_job_on_the_command_line(run: Run, tmp_path: Path) -> None:
     assert "2 rows differ" in table
     assert "delay" in table
     assert [entry["version"] for entry in lines(run("log", "UA", "--json"))] == [5, 4, 2, 1]
-    assert "patch" not in run("show", "UA", "4").stdout
+    assert [entry["version"] for entry in lines(run("log", "UA", "--author", "release", "--json"))] == [4]
+    assert run("log", "UA", "--graph", "--limit", "2").stdout.startswith("* 5  (main)")
+    assert "1 row changed" in run("show", "UA", "4").stdout
 
     rehearsed = run("rollback", "UA", "--to", "morning", "--dry-run").stdout
     assert "2 rows would change" in rehearsed

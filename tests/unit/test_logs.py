@@ -182,7 +182,7 @@ def test_the_log_of_a_group_is_searched_on_all_branches(branched: View) -> None:
 
 
 def test_a_page_looks_at_so_many_commits_and_goes_on(branched: View, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "LOOKED_AT_MAX", 2)
+    monkeypatch.setattr(logs, "LOOKED_AT_MAX", 2 * (1 + logs.CHANGES_LOOKS))
     at, sought = branched.resolve("g"), Sought("u")
     page = log(branched, at, limit=9, sought=sought)
     assert (versions_of(page), page.before) == ([], 6)

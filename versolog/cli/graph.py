@@ -1,4 +1,4 @@
-"""Draws a commit graph with text, in the manner of `git log --graph`: a lane for each line of commits that is open."""
+"""Draws a commit graph with text, in the manner of `git log --graph`: a track for each line of commits that is open."""
 
 from __future__ import annotations
 
@@ -17,40 +17,40 @@ class Node(NamedTuple):
 def draw(nodes: Iterable[Node]) -> Iterator[str]:
     """The lines of the drawing. Nodes come with every child before its parents, as those with the newest first do.
 
-    A lane is two characters wide. `*` is a commit, `|` a lane, `\\` one that a merge opens or pushes aside, and `/` one
-    that goes where the same commit is waited for already. What never comes stays open at the end. Each node is drawn
-    when it comes, so a long graph can be drawn page by page.
+    A track is two characters wide. `*` is a commit, `|` a track, `\\` one that a merge opens or pushes aside, and `/`
+    one that goes where the same commit is waited for already. What never comes stays open at the end. Each node is
+    drawn when it comes, so a long graph can be drawn page by page.
     """
-    lanes: list[int] = []  # the version that each waits for, no two the same
+    tracks: list[int] = []  # the version that each waits for, no two the same
     for node in nodes:
-        if node.version not in lanes:
-            lanes.append(node.version)
-        column = lanes.index(node.version)
-        width = len(lanes) + max(0, len(node.parents) - 1)
-        marks = ["*" if lane == column else "|" for lane in range(len(lanes))]
+        if node.version not in tracks:
+            tracks.append(node.version)
+        column = tracks.index(node.version)
+        width = len(tracks) + max(0, len(node.parents) - 1)
+        marks = ["*" if track == column else "|" for track in range(len(tracks))]
         yield f"{' '.join(marks).ljust(2 * width - 1)} {node.label}".rstrip()
-        edges = [*lanes[:column], *node.parents, *lanes[column + 1 :]]
-        yield from _opened(len(lanes), column, len(node.parents))
+        edges = [*tracks[:column], *node.parents, *tracks[column + 1 :]]
+        yield from _opened(len(tracks), column, len(node.parents))
         places = list(range(len(edges)))
         if not node.parents:
-            places[column:] = range(column + 1, len(lanes))
-        lanes = list(dict.fromkeys(edges))
-        yield from _joined(edges, places, lanes)
+            places[column:] = range(column + 1, len(tracks))
+        tracks = list(dict.fromkeys(edges))
+        yield from _joined(edges, places, tracks)
 
 
-def _opened(lanes: int, column: int, parents: int) -> Iterator[str]:
-    """The lanes of the second and further parents open, beside that of the first, one a line."""
+def _opened(tracks: int, column: int, parents: int) -> Iterator[str]:
+    """The tracks of the second and further parents open, beside that of the first, one a line."""
     for more in range(1, parents):
         at = column + more
-        characters = _blank(lanes + more)
-        for place in range(lanes + more):
+        characters = _blank(tracks + more)
+        for place in range(tracks + more):
             characters[2 * place if place < at else 2 * place - 1] = "|" if place < at else "\\"
         yield _text(characters)
 
 
-def _joined(edges: Sequence[int], places: list[int], lanes: Sequence[int]) -> Iterator[str]:
-    """Each edge goes to the lane of the commit it leads to, one place to the left a line, behind those in its way."""
-    wanted = [lanes.index(edge) for edge in edges]
+def _joined(edges: Sequence[int], places: list[int], tracks: Sequence[int]) -> Iterator[str]:
+    """Each edge goes to the track of the commit it leads to, one place to the left a line, behind those in its way."""
+    wanted = [tracks.index(edge) for edge in edges]
     while places != wanted:
         characters = _blank(max(places) + 1)
         for edge, place in enumerate(places):
@@ -62,8 +62,8 @@ def _joined(edges: Sequence[int], places: list[int], lanes: Sequence[int]) -> It
         yield _text(characters)
 
 
-def _blank(lanes: int) -> list[str]:
-    return [" "] * (2 * lanes)
+def _blank(tracks: int) -> list[str]:
+    return [" "] * (2 * tracks)
 
 
 def _text(characters: Sequence[str]) -> str:

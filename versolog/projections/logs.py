@@ -15,8 +15,9 @@ from versolog.streams.graph import Ancestry
 from versolog.streams.state import Level, Row, Step
 from versolog.streams.versions import At, first_parent, levels_at, standing
 
-LOOKED_AT_MAX = 2_000
-"""Commits that one page looks at, some 50 ms. One whose changes must be read counts for more, by CHANGES_A_LOOK."""
+LOOKED_AT_MAX = 1_000
+"""Commits that one page looks at, some 30 ms. One whose changes must be read counts for more, by the two numbers below."""
+CHANGES_LOOKS = 2
 CHANGES_A_LOOK = 50
 
 
@@ -149,7 +150,7 @@ def _page(
         if sought.table is not None:
             record = view.store.commit(group, step.version)
             assert record is not None, "its heading was read"
-            looked_at += len(record["changes"]) // CHANGES_A_LOOK
+            looked_at += CHANGES_LOOKS + len(record["changes"]) // CHANGES_A_LOOK
             if not any(_change_fits(change, sought) for change in record["changes"]):
                 continue
         commits.append(heading)
