@@ -5,7 +5,7 @@ A page looks at LOOKED_AT_MAX commits at most, so one that few commits fit can b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from versolog.projections.store import Store
@@ -110,23 +110,33 @@ def graph(view: View, at: At, *, limit: int, open: list[int] | None = None, soug
     return GraphLog(page.commits, None if page.before is None else ancestry.open)
 
 
-def graph_places(store: Store, group: str, commits: Iterable[Record]) -> list[GraphPlace]:
-    """Where to draw each commit, and the names that stand there. Costs the names there are."""
+def graph_places(store: Store, group: str, commits: Sequence[Record]) -> list[GraphPlace]:
+    """Where to draw each commit, and the names that stand there. Costs the names there are; those that can't stand at
+    one of these commits, very little."""
+    oldest = min((commit["version"] for commit in commits), default=0)
     branches: dict[int, list[str]] = {}
     tags: dict[int, list[str]] = {}
-    heads = ((branch.head, branch.name, branches) for branch in store.branches(group))
-    tagged = ((version, name, tags) for name, version in store.tags(group).items())
-    for version, name, names in (*heads, *tagged):
-        if (step := standing(store, group, version)) is not None:
-            names.setdefault(step.version, []).append(name)
+    for branch in store.branches(group):
+        if branch.head >= oldest:
+            own = branch.head != branch.fork  # a head of its own is a commit; what it began at can be an operation
+            branches.setdefault(branch.head if own else _stands_for(store, group, branch.fork), []).append(branch.name)
+    for tag, version in store.tags(group).items():
+        if version >= oldest:
+            tags.setdefault(_stands_for(store, group, version), []).append(tag)
     return [
         GraphPlace(
-            [step.version for parent in commit["parents"] if (step := standing(store, group, parent)) is not None],
+            [_stands_for(store, group, parent) for parent in commit["parents"]],
             branches.get(commit["version"], []),
             tags.get(commit["version"], []),
         )
         for commit in commits
     ]
+
+
+def _stands_for(store: Store, group: str, version: int) -> int:
+    """The commit whose rows a read of the version sees."""
+    step = standing(store, group, version)
+    return 0 if step is None else step.version
 
 
 def _page(
