@@ -24,8 +24,8 @@ class Graph:
             out[target] = out.get(target, 0) | kind
 
     def kinds(self, source: int, target: int) -> int:
-        """The kinds of edges from `source` to `target`, together; the transitive one where there is none by itself."""
-        return self._out[source].get(target, self._transitive)
+        """The kinds of edges from `source` to `target`, together, without those that follow from others."""
+        return self._out[source].get(target, 0)
 
     def knots(self, kinds: int, nodes: Collection[int]) -> list[list[int]]:
         """The strongly connected components of two nodes or more among `nodes`, by edges of `kinds` alone.

@@ -447,7 +447,7 @@ class _Check:
     def _tell_cycle(self, cycle: list[int], first: int, rest: int) -> None:
         kinds, lines = [], []
         for at, (before, after) in enumerate(pairwise([*cycle, cycle[0]])):
-            has = self._graph.kinds(before, after) & (rest if at else first)
+            has = self._graph.kinds(before, after) & (rest if at else first) or REAL_TIME
             kind = next(kind for kind in _NAMES if has & kind)
             kinds.append(kind)
             lines.append(f"  {self._id(before)} before {self._id(after)} ({_NAMES[kind]}): "
