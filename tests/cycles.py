@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 
-SEARCH_STEPS_MAX = 500_000
+SEARCH_STEPS_MAX = 200_000
 
 
 class Graph:

@@ -4,7 +4,7 @@ A list is a row, `{"list": [1, 2, 3]}`. A transaction is sent with the versions 
 preconditions, so what was read still stood when it was committed. Here is no I/O: it comes as two callables.
 
     recorder = Recorder()
-    for plan in plans(seed, groups):
+    for plan in islice(plans(seed, groups), 20_000):  # or several clients at once, each with `recorder.attempt(plan)`
         recorder.run(plan, read, send)
     anomalies = recorder.check(read(recorder.keys))
 """
@@ -80,8 +80,8 @@ def plans(
 ) -> Iterator[Plan]:
     """Transactions without end, each over one to four of `groups`; the same ones for the same arguments.
 
-    Clients share one such iterator, for values are unique within it. A list with `appends_max` planned appends gives
-    its place to a new one: rows stay small, and there are few lists at a time to contend for.
+    Clients share one such iterator (threads with a lock around it), for values are unique within it. A list with
+    `appends_max` planned appends gives its place to a new one: rows stay small, and clients contend for few at a time.
     """
     random, number = Random(seed), 0
     made = dict.fromkeys(groups, lists_per_group)

@@ -182,7 +182,7 @@ class _Check:
             raise ValueError("two transactions of the history have the same id")
         for index, one in enumerate(self._history):
             if one.ended < one.started:
-                raise ValueError(f"{one.id} ended at {one.ended:g}, before it started at {one.started:g}")
+                raise ValueError(f"{one.id} ended at {one.ended}, before it started at {one.started}")
             for operation in one.operations:
                 if isinstance(operation, Append):
                     key, value = operation.key, operation.value
@@ -458,7 +458,7 @@ class _Check:
     def _reason(self, before: int, after: int, kind: int) -> str:
         former, latter = self._history[before], self._history[after]
         if kind == REAL_TIME:
-            return f"{former.id} had ended at {former.ended:g}, {latter.id} started at {latter.started:g}"
+            return f"{former.id} had ended at {former.ended}, {latter.id} started at {latter.started}"
         key, value, *following = self._reasons[before, after, kind]
         if kind == WR:
             return f"{latter.id} read {key} with the {value!r} that {former.id} appended"

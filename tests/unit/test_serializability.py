@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import permutations
 from math import inf
 from random import Random
 
@@ -428,3 +429,55 @@ def test_a_wrong_answer_is_caught(seed: int) -> None:
     serial = Serial.executed(seed)
     serial.end("refused", "committed", random_)
     assert "lost-append" in serial.kinds()
+
+
+# Small histories, good or bad, beside every order that there could be
+
+
+@given(seeds)
+def test_a_small_history_has_an_anomaly_just_where_no_order_explains_it(seed: int) -> None:
+    history, final = small_history(Random(seed))
+    anomalies = check(history, final)
+    assert (anomalies == []) == any(explains(order, final) for order in permutations(history))
+    timeless = [replace(one, started=-inf, ended=inf) for one in history]
+    in_real_time_alone = all(anomaly.kind.endswith("-realtime") for anomaly in anomalies)
+    assert in_real_time_alone == any(explains(order, final) for order in permutations(timeless))
+
+
+def small_history(random: Random) -> tuple[list[Observed], Final]:
+    """Four transactions whose reads are some beginning of the lists as they are at the end, mostly the right one."""
+    steps: list[list[tuple[Key, bool]]] = [
+        [(random.choice("xy"), random.random() < 0.5) for _ in range(random.randint(1, 3))] for _ in range(4)
+    ]
+    final: Final = {"x": [], "y": []}
+    for number, asked in enumerate(steps):
+        for step, (key, appends) in enumerate(asked):
+            if appends:
+                final[key].append(10 * number + step)
+    right = {key: list(values) for key, values in final.items()}
+    if random.random() < 0.5:
+        random.shuffle(final["x"])
+    history = []
+    for number, asked in enumerate(steps):
+        operations: list[Append | Read] = []
+        for step, (key, appends) in enumerate(asked):
+            before = sum(value < 10 * number + step for value in right[key] if isinstance(value, int))
+            seen = before if random.random() < 0.7 else random.randint(0, len(final[key]))
+            operations.append(Append(key, 10 * number + step) if appends else Read(key, tuple(final[key][:seen])))
+        during = number - 2 * random.random(), number + 2 * random.random()
+        history.append(t(f"t{number}", *operations, during=during))
+    return history, final
+
+
+def explains(order: Sequence[Observed], final: Final) -> bool:
+    """Is this what would have been read, had these been executed one after the other, and could they have been?"""
+    lists: Final = {key: [] for key in final}
+    for at, one in enumerate(order):
+        if any(later.ended < one.started for later in order[at + 1 :]):
+            return False
+        for operation in one.operations:
+            if isinstance(operation, Append):
+                lists[operation.key].append(operation.value)
+            elif tuple(lists[operation.key]) != operation.values:
+                return False
+    return lists == final
