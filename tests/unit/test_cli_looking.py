@@ -131,3 +131,13 @@ def test_blame_names_the_commit_on_the_branch(run: Run) -> None:
     assert [line.split()[:3] for line in run("blame", "UA", "flights", "k1").splitlines()] == [
         ["field", "value", "version"], ["delay", "0", "1"], ["gate.name", "B2", "3"],
     ]  # fmt: skip
+
+
+def test_what_people_wrote_is_shown_as_they_wrote_it(served: Served, run: Run) -> None:
+    with Client(served.url, author="[red]ann[/]") as db:
+        db.put("UA", "[t]", "[bold]", {"x": "[/] :smile:"}, message="[link]")
+    row = '{"x":"[/] :smile:"}'
+    assert row in run("rows", "UA", "[t]")
+    assert row in run("history", "UA", "[t]", "[bold]")
+    assert "[red]ann[/]" in run("log", "UA")
+    assert "'[/x]'" in run("get", "UA", "[t]", "[/x]", status=1)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from versolog.cli.looking import DEFAULT_URL, Group, Json, Limit, Url, connected
-from versolog.cli.shown import err, print_json, print_table, spelled
+from versolog.cli.shown import print_json, print_refusal, print_table, spelled
 from versolog.cli.writing import Author, Branch, Message, show_outcome, show_rehearsal
 from versolog.client import ABSENT, Apart, Client, Conflict, MergeConflict, Rehearsal, Resolution
 from versolog.schemas.documents import from_text
@@ -221,7 +221,7 @@ def _conflicts_told(client: Client, as_json: bool) -> Iterator[None]:
         else:
             _show_conflicts(islice(client.conflicts(refused), CONFLICTS_SHOWN_MAX))
             _say_how_many(refused.total, CONFLICTS_SHOWN_MAX)
-            err.print(f"[bold red]{refused.code}[/]:", refused.detail, soft_wrap=True, markup=True)
+            print_refusal(refused.code, refused.detail)
         raise typer.Exit(EXIT_CONFLICTS) from refused
 
 

@@ -110,7 +110,7 @@ def log(
         )  # fmt: skip
         if graph and not as_json:
             for line in draw(map(_node, islice(listed, limit))):
-                out.print(line, markup=False, soft_wrap=True)
+                out.print(line, soft_wrap=True)
             return
         titles = ("version", "branch", "committed at", "author", "operation", "type", "message")
         _show(islice(listed, limit), as_json, titles, lambda entry: (

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from versolog.cli.looking import DEFAULT_URL, Json, Url, connected
 from versolog.cli.shown import (
@@ -131,7 +132,8 @@ def _verify(settings: Settings, group: str | None, *, with_stores: bool, as_json
             if as_json:
                 print_json(finding)
             else:
-                out.print(f"[bold red]{finding.where}[/]", finding.detail, finding.to_json(), soft_wrap=True)
+                where = Text(finding.where, style="bold red")
+                out.print(where, finding.detail, finding.to_json(), soft_wrap=True)
     compared = " and the stores" if with_stores else ""
     told = "as they were written" if not findings else f"{findings:,} findings"
     err.print(f"{commits:,} commits on {len(numbers)} partitions{compared}: {told}", soft_wrap=True)

@@ -14,12 +14,14 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from versolog.config import Settings
 from versolog.schemas.errors import Invalid, VersologError
 
-err = Console(stderr=True, highlight=False)
-out = Console(highlight=False)
+# No markup: what people wrote into rows and messages is shown as they wrote it, `[bold]` and `:x:` too.
+err = Console(stderr=True, highlight=False, markup=False, emoji=False)
+out = Console(highlight=False, markup=False, emoji=False)
 
 DEFAULT_DATA = Path("versolog-data")
 
@@ -44,8 +46,13 @@ def errors_told(as_json: bool = False) -> Iterator[None]:
         if as_json:
             print_json(error.problem())
         else:
-            err.print(f"[bold red]{error.code}[/]:", error.detail, soft_wrap=True, markup=True)
+            print_refusal(error.code, error.detail)
         raise typer.Exit(1) from error
+
+
+def print_refusal(code: str, detail: str) -> None:
+    """Why something was not done, in one line."""
+    err.print(Text(code, style="bold red") + Text(f": {detail}", style="default"), soft_wrap=True)
 
 
 @contextlib.contextmanager
