@@ -26,12 +26,14 @@ from versolog.streams.changes import Line
 from versolog.streams.invariants import keep_checks
 from versolog.streams.operations import Effect, Ground, perform
 from versolog.streams.overlay import Overlay
+from versolog.streams.shares import Share, VotedPart
 from versolog.streams.state import MAIN, NO_HASH, Branch, Head, State
 from versolog.streams.versions import levels
 
 COMMIT = codec.schema("Commit")
 OUTCOME = codec.schema("Outcome")
 
+ID_REUSED = "id-reused"
 PIECE_BYTES_MAX = RECORD_BYTES_MAX - 64 * 1024
 """The changes of one piece; the rest is for its header, whose parts have limits of their own."""
 
@@ -51,6 +53,12 @@ class Asked:
     transaction: Record | None
     """None for a record that could not be read; `fault` says why."""
     fault: VersologError | None = None
+    """Why it is refused whatever the state."""
+    share: Share | None = None
+    """Its place in the order over partitions, where it is one partition's share of a transaction; `transaction` then has
+    the parts of this partition."""
+    size: int = 0
+    """The bytes of the record."""
 
 
 class Piece(NamedTuple):
@@ -80,40 +88,82 @@ class Decision(NamedTuple):
     code: str
     """Empty where it was committed."""
     repeated: bool = False
+    error: VersologError | None = None
+    """Why it was refused just now; None for the first outcome again."""
+
+
+class Prepared(NamedTuple):
+    """What a transaction would do, its preconditions met. It holds for as long as nothing else touches its groups."""
+
+    grounds: Sequence[Ground]
+    effects: Sequence[Effect | None]
+    """None where the part holds only preconditions."""
+    schemas: Sequence[list[Record]]
+    clock: int
+    """Milliseconds: the least committed_at that the partition can give it."""
+
+    def parts(self) -> list[VotedPart]:
+        """What each part would make of its group."""
+        return [
+            VotedPart(ground.group, ground.branch_name, 0 if effect is None else _next_version(ground.head))
+            for ground, effect in zip(self.grounds, self.effects, strict=True)
+        ]
 
 
 def decide(overlay: Overlay, asked: Asked, partition: int, partitions: int) -> Decision:
     """Decide one transaction and fold what was decided into the top layer of `overlay`."""
+    prepared = prepare(overlay, asked, partition, partitions)
+    decision = commit(asked, prepared, prepared.clock) if isinstance(prepared, Prepared) else prepared
+    fold(overlay, decision)
+    return decision
+
+
+def prepare(state: State, asked: Asked, partition: int, partitions: int) -> Prepared | Decision:
+    """What `asked` would do now, or the end that it comes to without doing anything."""
     transaction = asked.transaction
     if transaction is None:
         assert asked.fault is not None, "a record is read or has a fault"
-        return _refused(asked, "", (), asked.fault)
+        return refuse(asked, asked.fault, asked.clock)
     transaction_id = transaction["id"]
     try:
         check_name("id", transaction_id)
     except VersologError as error:
-        return _refused(asked, "", (), error)
-    known = overlay.outcome(transaction_id)
+        return _refused(asked, "", (), error, asked.clock)
+    known = state.outcome(transaction_id)
     if known is not None:
         return _repeated(asked, transaction, known)
+    if asked.fault is not None:
+        return refuse(asked, asked.fault, asked.clock)
     parts: list[Record] = transaction["parts"]
     try:
         _check_form(transaction, partition, partitions)
-        grounds = [_ground(overlay, part) for part in parts]
+        grounds = [_ground(state, part) for part in parts]
         effects = [_effect(ground, part) for ground, part in zip(grounds, parts, strict=True)]
         schemas = [_held(ground) for ground in grounds]
     except VersologError as error:
-        decision = _refused(asked, transaction_id, parts, error)
+        return refuse(asked, error, asked.clock)
     except _MISTAKES as mistake:
         # A mistake of ours, met by this transaction: refusing it is a fact like any other, and the partition goes on.
         reason = f"deciding it failed with {type(mistake).__name__}: {mistake}; please report this"
-        decision = _refused(asked, transaction_id, parts, refusal("undecidable", reason))
-    else:
-        decision = _committed(asked, transaction, grounds, effects, schemas)
-        for sealed in decision.commits:
-            overlay.apply(sealed.whole, sealed.hash)
-    overlay.remember(transaction_id, decision.outcome)
-    return decision
+        return refuse(asked, refusal("undecidable", reason), asked.clock)
+    clock = max(asked.clock, *(ground.head.committed_at if ground.head else 0 for ground in grounds))
+    return Prepared(grounds, effects, schemas, clock)
+
+
+def refuse(asked: Asked, error: VersologError, decided_at: int) -> Decision:
+    """The end of a transaction that is refused, at `decided_at` on the store's clock (milliseconds)."""
+    transaction = asked.transaction
+    if transaction is None:
+        return _refused(asked, "", (), error, decided_at)
+    return _refused(asked, transaction["id"], transaction["parts"], error, decided_at)
+
+
+def fold(overlay: Overlay, decision: Decision) -> None:
+    """Fold what was decided into the top layer of `overlay`."""
+    for sealed in decision.commits:
+        overlay.apply(sealed.whole, sealed.hash)
+    if decision.transaction_id and not decision.repeated:
+        overlay.remember(decision.transaction_id, decision.outcome)
 
 
 def plan(state: State, part: Record) -> tuple[Line, Effect]:
@@ -144,7 +194,10 @@ def _check_form(transaction: Record, partition: int, partitions: int) -> None:
         check_name("group", group)
         if (wanted := partition_of(group, partitions)) != partition:
             if len(parts) > 1:
-                raise refusal("invalid", "its groups are of several partitions, which one transaction can't span yet")
+                raise refusal(
+                    "wrong-partition", "its groups are of several partitions; append it to the sequence topic instead",
+                    group=group, expected=wanted, found=partition,
+                )  # fmt: skip
             raise refusal(
                 "wrong-partition", f"the group {group!r} belongs to partition {wanted}, not {partition}: "
                 "key the record with the group and partition by murmur2", group=group, expected=wanted, found=partition,
@@ -217,6 +270,30 @@ def _effect(ground: Ground, part: Record) -> Effect | None:
     return Effect()
 
 
+def commit(asked: Asked, prepared: Prepared, committed_at: int, elsewhere: Sequence[VotedPart] = ()) -> Decision:
+    """The end of a transaction that is committed. `elsewhere` is what other partitions make of their parts of it."""
+    transaction = asked.transaction
+    assert transaction is not None, "what could not be read can't be prepared"
+    parts = [*prepared.parts(), *elsewhere] if elsewhere else prepared.parts()
+    versions = [{"group": part.group, "version": part.version} for part in parts if part.version]
+    sealed: list[Sealed] = []
+    hashes: dict[str, bytes] = {}
+    for ground, effect, part, met in zip(
+        prepared.grounds, prepared.effects, transaction["parts"], prepared.schemas, strict=True
+    ):
+        if effect is not None:
+            others = [other for other in versions if other["group"] != ground.group] if len(versions) > 1 else []
+            made = _seal(asked, transaction, part, ground, effect, committed_at, others, met)
+            sealed.append(made)
+            hashes[ground.group] = made.hash
+    results = [
+        {"group": part.group, "branch": part.branch, "version": part.version, "hash": hashes.get(part.group, NO_HASH)}
+        for part in (sorted(parts, key=_bytes_of_group) if elsewhere else parts)
+    ]
+    outcome = _outcome(asked, transaction["id"], committed_at, "committed", results)
+    return Decision(transaction["id"], asked.intent_hash, outcome, sealed, "")
+
+
 def _held(ground: Ground) -> list[Record]:
     """Hold what the part would leave to the tables' schemas and checks; answers the schemas that were met."""
     schemas = ground.line.check_schemas()
@@ -224,33 +301,8 @@ def _held(ground: Ground) -> list[Record]:
     return schemas
 
 
-def _committed(
-    asked: Asked, transaction: Record, grounds: Sequence[Ground], effects: Sequence[Effect | None],
-    schemas: Sequence[list[Record]],
-) -> Decision:  # fmt: skip
-    committed_at = max(asked.clock, *(ground.head.committed_at if ground.head else 0 for ground in grounds))
-    sealed: list[Sealed] = []
-    results: list[Record] = []
-    versions = _versions(grounds, effects) if len(grounds) > 1 else []
-    for ground, effect, part, met in zip(grounds, effects, transaction["parts"], schemas, strict=True):
-        version, hash_ = 0, NO_HASH
-        if effect is not None:
-            others = [other for other in versions if other["group"] != ground.group]
-            commit = _seal(asked, transaction, part, ground, effect, committed_at, others, met)
-            sealed.append(commit)
-            version, hash_ = commit.whole["version"], commit.hash
-        results.append({"group": ground.group, "branch": ground.branch_name, "version": version, "hash": hash_})
-    outcome = _outcome(asked, transaction["id"], committed_at, "committed", results)
-    return Decision(transaction["id"], asked.intent_hash, outcome, sealed, "")
-
-
-def _versions(grounds: Sequence[Ground], effects: Sequence[Effect | None]) -> list[Record]:
-    """The versions that a transaction over several groups makes, for each of its commits to name the others."""
-    return [
-        {"group": ground.group, "version": _next_version(ground.head)}
-        for ground, effect in zip(grounds, effects, strict=True)
-        if effect is not None
-    ]
+def _bytes_of_group(part: VotedPart) -> bytes:
+    return part.group.encode()
 
 
 def _next_version(head: Head | None) -> int:
@@ -275,7 +327,7 @@ def _seal(
         "transaction_id": transaction["id"],
         "intent_hash": asked.intent_hash,
         "transaction_offset": asked.offset,
-        "sequence_offset": None,
+        "sequence_offset": None if asked.share is None else asked.share.sequence_offset,
         "others": others,
         "author": transaction["author"],
         "message": transaction["message"],
@@ -332,10 +384,13 @@ def _cut(whole: Record) -> list[Piece]:
     return pieces
 
 
-def _refused(asked: Asked, transaction_id: str, parts: Sequence[Record], error: VersologError) -> Decision:
+def _refused(
+    asked: Asked, transaction_id: str, parts: Sequence[Record], error: VersologError, decided_at: int
+) -> Decision:
     results = [{"group": part["group"], "branch": part["branch"], "version": 0, "hash": NO_HASH} for part in parts]
-    outcome = _outcome(asked, transaction_id, asked.clock, "refused", results, error)
-    return Decision(transaction_id, asked.intent_hash, outcome, (), error.code)
+    outcome = _outcome(asked, transaction_id, decided_at, "refused", results, error)
+    # An id that was used before keeps its first outcome.
+    return Decision(transaction_id, asked.intent_hash, outcome, (), error.code, error.code == ID_REUSED, error)
 
 
 def _repeated(asked: Asked, transaction: Record, known: bytes) -> Decision:
@@ -344,10 +399,10 @@ def _repeated(asked: Asked, transaction: Record, known: bytes) -> Decision:
     transaction_id = transaction["id"]
     if first["intent_hash"] != asked.intent_hash:
         error = refusal(
-            "id-reused", f"the id {transaction_id!r} was decided before with another content; send a new id",
+            ID_REUSED, f"the id {transaction_id!r} was decided before with another content; send a new id",
             id=transaction_id, decided=first["outcome"],
         )  # fmt: skip
-        return _refused(asked, transaction_id, transaction["parts"], error)._replace(repeated=True)
+        return refuse(asked, error, asked.clock)
     return Decision(transaction_id, asked.intent_hash, known, (), first["code"], repeated=True)
 
 
