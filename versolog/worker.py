@@ -32,10 +32,13 @@ from versolog.schemas.errors import BrokenLog, Unavailable, VersologError
 from versolog.schemas.registry import ConfluentRegistry, TopicRegistry
 from versolog.schemas.topics import ensure_topics
 from versolog.streams import failpoints
+from versolog.streams.ballots import Ballots
 from versolog.streams.committer import Committer
 from versolog.streams.lanes import Record
 from versolog.streams.ownership import owners
+from versolog.streams.participant import first_undecided
 from versolog.streams.runtime import HttpServer, WorkerRuntime
+from versolog.streams.sequencer import Sequencer
 from versolog.streams.transport import Membership
 
 DELETE_EVERY_S = 3_600.0
@@ -43,8 +46,10 @@ OWNERS_KNOWN_FOR_S = 5.0
 THREADS_MAX = 64
 CLOSE_TIMEOUT_S = 2.0
 FOLLOW_AGAIN_S = 1.0
+SEQUENCER_BESIDE = 0
+"""The partition beside whose owner the sequencer runs."""
 
-WRITTEN = ("Transaction", "Tick", "Commit", "Outcomes")
+WRITTEN = ("Transaction", "Tick", "Share", "Votes", "Commit", "Outcomes")
 """The record types that are registered before anything is written."""
 
 logger = structlog.get_logger(__name__)
@@ -65,6 +70,8 @@ class Worker:
         """By partition, the end of having owned it, which may outlast the patience of whoever asked for it."""
         self.restart: Callable[[int, BaseException], None] = _nobody_to_restart
         self._follower = Follower(settings.client, settings.topics)
+        self._ballots = Ballots(settings.client, settings.topics, codec)
+        self._sequencer = Sequencer(settings.client, settings.topics, codec, settings.partitions)
         memory = Memory()
         self.partitions = {
             number: LivePartition(
@@ -104,6 +111,8 @@ class Worker:
             raise
         place.role, place.error = "owner", None
         place.caught_up()
+        if partition == SEQUENCER_BESIDE:
+            self._sequencer.start()
         logger.info("owner", partition=partition, offset=offset, took_s=round(time.perf_counter() - begun, 3))
         return offset
 
@@ -124,6 +133,8 @@ class Worker:
 
     async def _end(self, place: LivePartition) -> None:
         committer = self._committers.pop(place.number, None)
+        if place.number == SEQUENCER_BESIDE:
+            await self._in_thread(self._sequencer.stop)
         try:
             if committer is not None:
                 await committer.stop()
@@ -135,6 +146,7 @@ class Worker:
     def start(self) -> None:
         """Begin to follow; on the running loop."""
         self._follower.start()
+        self._ballots.start()
         for place in self.partitions.values():
             self._follow(place)
         self._tasks = [
@@ -152,6 +164,8 @@ class Worker:
             task.cancel()
         await asyncio.wait(tasks)
         await self._in_thread(self._follower.stop)
+        await self._in_thread(self._sequencer.stop)
+        await self._in_thread(self._ballots.close)
         for place in self.partitions.values():
             await self._in_thread(place.close)
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -211,6 +225,7 @@ class Worker:
             kafka=self._settings.client,
             topics=topics,
             codec=self._codec,
+            ballots=self._ballots,
             threads=self._threads,
             tally=self._counted,
             log_start=log_start,
@@ -234,7 +249,7 @@ class Worker:
         upto = []
         for place in owned:
             checkpoint = place.checkpoint
-            decided = 0 if checkpoint is None else checkpoint["next_offset"]
+            decided = 0 if checkpoint is None else first_undecided(checkpoint)
             young = found[topic, place.number]
             upto.append(TopicPartition(topic, place.number, decided if young < 0 else min(decided, young)))
         if upto:
@@ -296,7 +311,7 @@ async def work(settings: Settings, ready: Callable[[str], None] = lambda url: No
         await asyncio.to_thread(codec.id_of, avro.schema(name))
     metrics = CollectorRegistry()
     worker = Worker(settings, codec, ids.identity, Counted(metrics))
-    intake = KafkaIntake(settings.client, settings.topics.transactions)
+    intake = KafkaIntake(settings.client, settings.topics)
 
     async def served(scope: Scope, receive: Receive, send: Send) -> None:
         await app(scope, receive, send)

@@ -19,7 +19,7 @@ from versolog.schemas.codec import Schema, decode, encode, schema, schema_from_t
 from versolog.schemas.errors import Malformed
 
 HISTORY = Path(__file__).with_name("schema_history")
-ON_THEIR_OWN = ("Transaction", "Tick", "Share", "Vote", "Commit", "Outcomes", "Outcome", "Checkpoint")
+ON_THEIR_OWN = ("Transaction", "Tick", "Share", "Votes", "Commit", "Outcomes", "Outcome", "Checkpoint")
 """The record types that stand by themselves in a topic or in a store; the others only inside of these."""
 SAMPLES = 40
 

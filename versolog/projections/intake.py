@@ -10,6 +10,7 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from versolog.schemas.errors import TooMany, Unavailable, VersologError
+from versolog.schemas.topics import Topics
 
 log = structlog.get_logger("versolog.intake")
 
@@ -24,8 +25,9 @@ _POLL_S = 0.1
 class Intake(Protocol):
     """Takes records for the log."""
 
-    def append(self, partition: int, key: bytes | None, value: bytes, appended: Appended) -> None:
-        """Append to `transactions[partition]`, soon and in the order of the calls. Raises TooMany and Unavailable."""
+    def append(self, partition: int | None, key: bytes | None, value: bytes, appended: Appended) -> None:
+        """Append to `transactions[partition]`, or to `sequence` where there is none, soon and in the order of the calls.
+        Raises TooMany and Unavailable."""
 
     def close(self, timeout_s: float) -> None:
         """Wait for what was appended, no longer than that, and take nothing more."""
@@ -34,15 +36,15 @@ class Intake(Protocol):
 class KafkaIntake:
     """An idempotent producer with a thread of its own that hands out delivery reports."""
 
-    def __init__(self, kafka: Mapping[str, Any], topic: str) -> None:
+    def __init__(self, kafka: Mapping[str, Any], topics: Topics) -> None:
         self._kafka = dict(kafka)
-        self._topic = topic
+        self._topics = topics
         self._closing = False
         self._producer = self._connect()
         self._thread = threading.Thread(target=self._poll, name="versolog-intake", daemon=True)
         self._thread.start()
 
-    def append(self, partition: int, key: bytes | None, value: bytes, appended: Appended) -> None:
+    def append(self, partition: int | None, key: bytes | None, value: bytes, appended: Appended) -> None:
         """As `Intake.append`."""
         if self._closing:
             raise Unavailable("this node is stopping; send the same id to another one, or again")
@@ -51,7 +53,8 @@ class KafkaIntake:
             appended(None if error is None else self._failed(error))
 
         try:
-            self._producer.produce(self._topic, value=value, key=key, partition=partition, on_delivery=report)
+            topic, number = (self._topics.sequence, 0) if partition is None else (self._topics.transactions, partition)
+            self._producer.produce(topic, value=value, key=key, partition=number, on_delivery=report)
         except BufferError as error:
             raise TooMany(f"{QUEUE_RECORDS_MAX:,} transactions wait for the log already; send it again") from error
         except KafkaException as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from versolog.projections.intake import Intake
@@ -156,23 +156,34 @@ class Node:
     def send(self, tx: Transaction) -> Sent:
         """Send `tx` without waiting: whoever calls must call `outcome` on what this returns, once."""
         intake = self._writable()
-        home = tx.home
-        partition = self.partitions.get(partition_of(home, self.count))
-        if partition is None or partition.role in ("idle", "stopped"):
-            reason = partition.error if partition is not None else None
-            raise Elsewhere(partition_of(home, self.count), reason=reason)
+        home = partition_of(tx.home, self.count)
+        if not self._is_seen(home):
+            partition = self.partitions.get(home)
+            raise Elsewhere(home, reason=partition.error if partition is not None else None)
         if self.under_way >= UNDER_WAY_MAX:
             raise TooMany(f"{UNDER_WAY_MAX:,} transactions wait for their outcome here; send it again")
         body = tx.intent()
-        sent = Sent(self, tx, body, partition)
+        others = {partition_of(group, self.count) for group in tx.groups} - {home}
+        seen = [self.partitions[number] for number in (home, *sorted(others)) if self._is_seen(number)]
+        sent = Sent(self, tx, body, seen)
         if not sent.was_decided:
             value = avro.frame(self.codec.id_of(_TRANSACTION), body)
             try:
-                intake.append(partition.number, home.encode(), value, sent.appended)
+                intake.append(None if others else home, tx.home.encode(), value, sent.appended)
             except VersologError:
                 sent.forget()
                 raise
         return sent
+
+    def completed(self, outcome: Outcome) -> Outcome:
+        """The outcome with what the other participants here know of it."""
+        numbers = {partition_of(group, self.count) for group in outcome.missing}
+        found = (self.outcome_in(number, outcome.transaction_id) for number in numbers if self._is_seen(number))
+        return outcome.joined(one for one in found if one is not None and one.intent_hash == outcome.intent_hash)
+
+    def _is_seen(self, number: int) -> bool:
+        partition = self.partitions.get(number)
+        return partition is not None and partition.role not in ("idle", "stopped")
 
     def outcome_in(self, partition: int, transaction_id: str) -> Outcome | None:
         """The outcome that the store of `partition` here has for the id."""
@@ -288,27 +299,30 @@ class Node:
 class Sent:
     """A transaction under way to its outcome."""
 
-    __slots__ = ("_future", "_in_log", "_intent_hash", "_known", "_loop", "_node", "_tx")
+    __slots__ = ("_futures", "_in_log", "_intent_hash", "_known", "_loop", "_node", "_tx")
 
-    def __init__(self, node: Node, tx: Transaction, intent: bytes, partition: Partition) -> None:
+    def __init__(self, node: Node, tx: Transaction, intent: bytes, partitions: Sequence[Partition]) -> None:
+        """`partitions` are those that decide it, as far as they are seen here; the home group's comes first."""
         self._node, self._tx = node, tx
         self._intent_hash = intent_hash(intent)
         self._in_log = False
         self._loop = asyncio.get_running_loop()
-        self._future = partition.expect_outcome(tx.id, self._intent_hash)
-        # Asked after the future was made: a decision in between is seen by one of the two.
-        self._known = _outcome_in(partition, tx.id)
+        self._futures = [partition.expect_outcome(tx.id, self._intent_hash) for partition in partitions]
+        # Asked after the futures were made: a decision in between is seen by one of the two.
+        self._known = [_outcome_in(partition, tx.id) for partition in partitions]
         node.under_way += 1
 
     @property
     def was_decided(self) -> bool:
         """Whether the id had its outcome before it was sent."""
-        return self._known is not None
+        return self._known[0] is not None
 
     @property
     def is_decided(self) -> bool:
         """Whether `outcome` would not have to wait."""
-        return self._known is not None or self._future.done()
+        return all(
+            known is not None or future.done() for known, future in zip(self._known, self._futures, strict=True)
+        )
 
     def appended(self, error: VersologError | None) -> None:
         """The log has the record, or isn't known to. In any thread."""
@@ -320,32 +334,43 @@ class Sent:
     async def outcome(self, timeout_s: float) -> Outcome:
         """Wait for the outcome, whatever it is. Raises as `Node.submit` does."""
         try:
-            outcome = self._known
-            if outcome is None and self._future.done():
-                outcome = self._future.result()
-            elif outcome is None:
+            if self.is_decided:
+                outcome = await self._decided()
+            else:
                 async with asyncio.timeout(timeout_s):
-                    outcome = await self._future
+                    outcome = await self._decided()
         except TimeoutError:
             raise self._late(timeout_s) from None
         finally:
             self.forget()
-        if outcome.intent_hash != self._intent_hash:
-            verdict = "committed" if outcome.committed else "refused"
+        return outcome
+
+    async def _decided(self) -> Outcome:
+        """The home partition's outcome, with what the other participants know of it."""
+        first = await self._of(0)
+        if first.intent_hash != self._intent_hash:
+            verdict = "committed" if first.committed else "refused"
             raise refusal(
                 "id-reused", f"the id {self._tx.id!r} was decided before with another content; send a new id",
                 id=self._tx.id, decided=verdict,
             )  # fmt: skip
-        return outcome
+        if len(self._futures) == 1:
+            return first
+        return first.joined([await self._of(index) for index in range(1, len(self._futures))])
+
+    async def _of(self, index: int) -> Outcome:
+        known = self._known[index]
+        return known if known is not None else await self._futures[index]
 
     def forget(self) -> None:
         """Wait no longer. What is in the log is decided all the same."""
-        self._future.cancel()
+        for future in self._futures:
+            future.cancel()
         self._node.under_way -= 1
 
     def _fail(self, error: VersologError) -> None:
-        if not self._future.done():
-            self._future.set_exception(error)
+        if not self._futures[0].done():
+            self._futures[0].set_exception(error)
 
     def _late(self, timeout_s: float) -> VersologError:
         about: dict[str, Any] = {"id": self._tx.id, "group": self._tx.home}

@@ -11,6 +11,7 @@ from versolog.projections.views import View
 from versolog.schemas import codec as avro
 from versolog.schemas.errors import VersologError
 from versolog.schemas.outcome import Outcome
+from versolog.streams.participant import closed_before
 
 Role = Literal["idle", "follower", "recovering", "owner", "stopped"]
 
@@ -45,7 +46,7 @@ class Partition:
     def clock(self) -> int:
         """Milliseconds: everything with committed_at below it is decided and can be read here."""
         checkpoint = self.store.checkpoint
-        return 0 if checkpoint is None else int(checkpoint["clock"])
+        return 0 if checkpoint is None else closed_before(checkpoint)
 
     async def until(self, ready: Callable[[], bool], timeout_s: float) -> bool:
         """Wait until `ready`, which is asked again after every fold; False when the time ran out first."""

@@ -30,6 +30,7 @@ from versolog.schemas import codec as avro
 from versolog.schemas.codec import Codec, SchemaIds
 from versolog.schemas.errors import Invalid, Misconfigured, NotFound, Unavailable
 from versolog.schemas.topics import TopicIds, Topics, partition_of
+from versolog.streams.participant import closed_before
 from versolog.streams.versions import TimeRef, parse_ref, resolve
 
 CLOSE_TIMEOUT_S = 15.0
@@ -211,12 +212,12 @@ def close(log: Log, numbers: Sequence[int], time_ms: int) -> None:
 
 
 def _clock(log: Log, ends: Ends, codec: Codec, number: int) -> int:
-    """The partition's clock, from the last of its outcomes records."""
+    """The time before which the partition is closed, from the last of its outcomes records."""
     value = last_record(log.kafka, ends, log.topics.outcomes, number)
     if value is None:
         return 0
     _, record = codec.read(value, OUTCOMES)
-    return 0 if record["checkpoint"] is None else int(record["checkpoint"]["clock"])
+    return 0 if record["checkpoint"] is None else closed_before(record["checkpoint"])
 
 
 # Folding, one partition a task, on all cores

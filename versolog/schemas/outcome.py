@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Self
 from urllib.parse import quote, unquote
 
@@ -21,7 +21,8 @@ _OWN_FIELDS = frozenset(
 
 
 class PartOutcome(NamedTuple):
-    """What became of one group. Version 0 and a hash of zeros: nothing of its own was committed."""
+    """What became of one group. Version 0 and a hash of zeros: nothing of its own was committed. A version and a hash
+    of zeros: another partition committed it, whose own outcome has the hash."""
 
     group: str
     branch: str
@@ -116,6 +117,17 @@ class Outcome:
         made = [part for part in self.parts if part.version]
         return ",".join(f"{quote(part.group, safe='')}:{part.version}" for part in made)
 
+    @property
+    def missing(self) -> list[str]:
+        """The groups whose commit's hash is not known here: those of other partitions."""
+        return [part.group for part in self.parts if part.version and part.hash == _NO_HASH]
+
+    def joined(self, others: Iterable[Outcome]) -> Self:
+        """The outcome with the hashes that other participants of the same transaction know."""
+        hashes = {part.group: part.hash for other in others for part in other.parts if part.hash != _NO_HASH}
+        parts = (part._replace(hash=hashes.get(part.group, part.hash)) for part in self.parts)
+        return replace(self, parts=tuple(parts))
+
     def error(self) -> VersologError | None:
         """The error that a refusal is; None where it was committed."""
         if self.committed:
@@ -154,7 +166,7 @@ def read_token(token: str) -> dict[str, int]:
 
 
 def _part_to_json(part: PartOutcome) -> dict[str, Any]:
-    hashed = part.hash.hex() if part.version else None
+    hashed = part.hash.hex() if part.hash != _NO_HASH else None
     return {"group": part.group, "branch": part.branch, "version": part.version, "hash": hashed}
 
 

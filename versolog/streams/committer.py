@@ -26,11 +26,14 @@ from versolog.schemas.errors import BrokenLog, Malformed, Unavailable, VersologE
 from versolog.schemas.limits import RECORD_BYTES_MAX
 from versolog.schemas.topics import Topics
 from versolog.schemas.written import outcomes_body
+from versolog.streams.ballots import Ballots
 from versolog.streams.chain import intent_hash
-from versolog.streams.decide import COMMIT, Asked, Decision, decide
+from versolog.streams.decide import COMMIT, Asked, Decision
 from versolog.streams.failpoints import reach
 from versolog.streams.lanes import Record as LogRecord
 from versolog.streams.overlay import Layer, Overlay
+from versolog.streams.participant import Participant, Undecided
+from versolog.streams.shares import SHARE, Share, Vote, fault_of
 from versolog.streams.state import State
 
 TRANSACTION = avro.schema("Transaction")
@@ -45,6 +48,10 @@ BATCH_TRANSACTIONS_MIN = 1_000
 milliseconds, whatever it holds."""
 BATCH_TRANSACTIONS_MAX = 4_000
 BATCH_BYTES_MAX = 8 * 1024 * 1024
+UNDECIDED_MAX = 2_000
+"""Transactions that may wait, for a turn or for votes; with as many, the partition's transactions are held back. Its
+votes are not, so what waits goes on."""
+UNDECIDED_BYTES_MAX = 32 * 1024 * 1024
 KAFKA_TRANSACTION_TIMEOUT_MS = 10_000
 COMMIT_TIMEOUT_S = 15.0
 FENCE_TIMEOUT_S = 30.0
@@ -61,31 +68,30 @@ logger = structlog.get_logger(__name__)
 class Batch:
     """What was decided since the last commit began."""
 
-    __slots__ = ("bytes", "clock", "decisions", "layer", "next_offset", "transactions")
+    __slots__ = ("bytes", "checkpoint", "decisions", "layer", "settled", "transactions")
 
     def __init__(self) -> None:
         self.decisions: list[Decision] = []
         self.transactions = 0
         """Records taken in, ticks and garbage included."""
+        self.settled = False
+        """Whether any of it is done with, so that there is something to commit: not while all of it waits."""
         self.bytes = 0
-        self.next_offset = 0
-        self.clock = 0
         self.layer: Layer | None = None
+        self.checkpoint: Record = {}
+        """Where the next owner of the partition goes on from once this batch is committed."""
 
     @property
     def full(self) -> bool:
         return self.transactions >= BATCH_TRANSACTIONS_MAX or self.bytes >= BATCH_BYTES_MAX
 
-    @property
-    def checkpoint(self) -> Record:
-        """Where the next owner goes on from once this batch is committed."""
-        return {
-            "next_offset": self.next_offset,
-            "clock": self.clock,
-            "undecided": [],
-            "sequence_offset": None,
-            "votes_offset": 0,
-        }
+    def add(self, decisions: Sequence[Decision]) -> None:
+        self.decisions += decisions
+        for decision in decisions:
+            self.bytes += len(decision.outcome)
+            for sealed in decision.commits:
+                for piece in sealed.pieces:
+                    self.bytes += len(piece.body)
 
 
 @dataclass(slots=True)
@@ -149,6 +155,7 @@ class Committer:
         kafka: dict[str, Any],
         topics: Topics,
         codec: Codec,
+        ballots: Ballots,
         threads: ThreadPoolExecutor,
         tally: Tally,
         log_start: Callable[[int], int],
@@ -158,6 +165,8 @@ class Committer:
         called on the event loop when a commit failed: `take` would say so too, but it may be long until the next."""
         self._partition, self._partitions = partition, partitions
         self._replica, self._kafka, self._topics, self._codec = replica, kafka, topics, codec
+        self._ballots = ballots
+        self._participant: Participant | None = None
         self._threads, self._tally, self._log_start, self._failed = threads, tally, log_start, failed
         self._commit_schema_id = codec.id_of(COMMIT)
         self._outcomes_schema_id = codec.id_of(OUTCOMES)
@@ -177,24 +186,24 @@ class Committer:
         reach("owner-fenced")
         self._stand = await self._in_thread(self._replica.catch_up)
         reach("owner-caught-up")
-        checkpoint = self._replica.checkpoint
-        self._next_offset: int = checkpoint["next_offset"] if checkpoint else 0
-        self._clock: int = checkpoint["clock"] if checkpoint else 0
+        overlay = self._overlay = Overlay(self._replica.state)
+        participant = Participant(overlay, self._partition, self._partitions, self._replica.checkpoint)
+        first = participant.first_offset
         start = await self._in_thread(partial(self._log_start, self._partition))
-        if start > self._next_offset:
+        if start > first:
             raise BrokenLog(
-                f"transactions[{self._partition}] begins at offset {start}, and {self._next_offset} is the first that "
-                "is not decided: records were deleted before they were decided",
-                partition=self._partition, expected=self._next_offset, found=start,
+                f"transactions[{self._partition}] begins at offset {start}, and {first} is the first that is not "
+                "decided: records were deleted before they were decided",
+                partition=self._partition, expected=first, found=start,
             )  # fmt: skip
-        self._overlay = Overlay(self._replica.state)
+        self._participant = participant
         self._open = Batch()
         self._has_work = asyncio.Event()
         self._has_room = asyncio.Event()
-        self._has_room.set()
         self._loop_task = asyncio.create_task(self._commit_batches(), name=f"committer-{self._partition}")
         self._loop_task.add_done_callback(self._loop_ended)
-        return self._next_offset
+        self._ballots.follow(self._partition, participant.votes_offset, self._hear, self._failed)
+        return first
 
     async def take(self, records: Sequence[LogRecord]) -> None:
         """Decide `records`. Returns once they are decided and handed on; waits while too much is on its way.
@@ -205,13 +214,10 @@ class Committer:
             await self._until_room()
             some = records[start : start + SLICE_TRANSACTIONS]
             await self._learn_schemas(some)
-            self._decide(record for record in some if record.offset >= self._next_offset)
+            self._decide(some)
             last = start + SLICE_TRANSACTIONS >= len(records)
-            if self._open.transactions >= BATCH_TRANSACTIONS_MIN or (last and self._open.transactions):
+            if self._open.settled and (last or self._open.transactions >= BATCH_TRANSACTIONS_MIN):
                 self._has_work.set()
-            if self._open.full:
-                self._has_work.set()
-                self._has_room.clear()
             await asyncio.sleep(0)
 
     async def stop(self) -> None:
@@ -222,15 +228,33 @@ class Committer:
             await asyncio.wait({self._loop_task}, timeout=STOP_TIMEOUT_S)
         await self._abandon()
 
+    def waiting(self) -> list[tuple[Undecided, list[int]]]:
+        """What is undecided, in the order of the log, each with the participants that have not voted yet."""
+        participant = self._participant
+        return [] if participant is None else [(one, participant.missing(one)) for one in participant.waiting]
+
     def _loop_ended(self, task: asyncio.Task[None]) -> None:
         if task is self._loop_task and not task.cancelled() and (error := task.exception()) is not None:
             self._failed(error)
 
     # Deciding, on the event loop
 
+    @property
+    def _is_full(self) -> bool:
+        participant = self._participant
+        assert participant is not None, "recover comes first"
+        return (
+            self._open.full
+            or participant.undecided_count >= UNDECIDED_MAX
+            or participant.undecided_bytes >= UNDECIDED_BYTES_MAX
+        )
+
     async def _until_room(self) -> None:
         assert self._loop_task is not None, "recover comes first"
-        if not self._has_room.is_set() and not self._loop_task.done():
+        while self._is_full and not self._loop_task.done():
+            if self._open.settled:
+                self._has_work.set()
+            self._has_room.clear()
             room = asyncio.create_task(self._has_room.wait())
             await asyncio.wait({room, self._loop_task}, return_when=asyncio.FIRST_COMPLETED)
             room.cancel()
@@ -247,56 +271,105 @@ class Committer:
                     await self._in_thread(partial(self._codec.schema_of, schema_id))
 
     def _decide(self, records: Iterable[LogRecord]) -> None:
-        asked = [self._asked(record) for record in records]
-        if not asked:
-            return
-        open_, overlay = self._open, self._overlay
-        ids = [one.transaction["id"] for one in asked if one is not None and one.transaction is not None]
+        participant, open_, overlay = self._participant, self._open, self._overlay
+        assert participant is not None, "recover comes first"
+        asked: list[Asked] = []
+        for record in records:
+            clock = participant.place(record.offset, record.timestamp)
+            if clock is not None:
+                open_.transactions += 1
+                if (one := self._asked(record, clock)) is not None:
+                    asked.append(one)
+                else:
+                    open_.settled = True
+        ids = [one.transaction["id"] for one in asked if one.transaction is not None]
         overlay.prefetch(ids, self._replica.outcomes(ids))
+        waiting = participant.undecided_count
         for one in asked:
-            open_.transactions += 1
-            if one is None:
-                continue
-            decision = decide(overlay, one, self._partition, self._partitions)
-            open_.decisions.append(decision)
-            if decision.code == "undecidable":
-                self._log.error("undecidable", offset=one.offset, id=decision.transaction_id)
-            open_.bytes += len(decision.outcome)
-            for sealed in decision.commits:
-                for piece in sealed.pieces:
-                    open_.bytes += len(piece.body)
-            if one.fault is not None:
-                self._log.warning("poison-record", offset=one.offset, reason=one.fault.detail)
+            participant.take(one)
         overlay.prefetch((), ())
-        open_.next_offset, open_.clock = self._next_offset, self._clock
+        open_.settled |= participant.undecided_count - waiting < len(asked)
+        self._take_turn()
 
-    def _asked(self, record: LogRecord) -> Asked | None:
+    def _take_turn(self) -> None:
+        """Put what was decided into the open batch, and send the votes."""
+        participant = self._participant
+        assert participant is not None, "recover comes first"
+        decisions, ballots = participant.turn()
+        self._open.add(decisions)
+        for decision in decisions:
+            if decision.code == "undecidable":
+                self._log.error("undecidable", id=decision.transaction_id, reason=str(decision.error))
+        if ballots:
+            offsets = [ballot.vote.sequence_offset for ballot in ballots]
+            self._ballots.cast(self._partition, ballots, partial(self._were_cast, participant, offsets))
+        if decisions:
+            self._has_room.set()
+
+    def _hear(self, votes: Sequence[tuple[Vote, int]]) -> None:
+        """Take in what other participants vote."""
+        participant = self._participant
+        if participant is None:
+            return
+        try:
+            for vote, offset in votes:
+                participant.hear(vote, offset)
+            self._decided_by_votes()
+        except Exception as error:  # a broken invariant, or a store that failed: recovery is the way on
+            self._log.exception("votes-not-taken")
+            self._failed(error)
+
+    def _were_cast(self, participant: Participant, sequence_offsets: Sequence[int]) -> None:
+        """Our votes are in the log."""
+        if participant is not self._participant:
+            return  # another one took its place meanwhile, and votes itself
+        try:
+            for sequence_offset in sequence_offsets:
+                participant.cast(sequence_offset)
+            self._decided_by_votes()
+        except Exception as error:
+            self._log.exception("votes-not-taken")
+            self._failed(error)
+
+    def _decided_by_votes(self) -> None:
+        self._take_turn()
+        if self._open.decisions:
+            self._open.settled = True
+            self._has_work.set()
+
+    def _asked(self, record: LogRecord, clock: int) -> Asked | None:
         """The record as deciding sees it; None for a tick, which asks for nothing."""
-        self._next_offset = record.offset + 1
-        self._clock = max(self._clock, record.timestamp)
         body = record.value or b""
         try:
             schema_id, body = avro.unframe(record.value)
             if not self._codec.knows(schema_id):
                 raise Malformed(f"no schema is registered as {schema_id}")
-            schema, transaction = self._codec.read(record.value, TRANSACTION, TICK)
+            schema, asked = self._codec.read(record.value, TRANSACTION, TICK, SHARE)
         except VersologError as fault:
-            return Asked(record.offset, self._clock, intent_hash(body), None, fault)
+            self._log.warning("poison-record", offset=record.offset, reason=fault.detail)
+            return Asked(record.offset, clock, intent_hash(body), None, fault)
         if schema is TICK:
             return None
-        return Asked(record.offset, self._clock, intent_hash(body), transaction)
+        if schema is TRANSACTION:
+            return Asked(record.offset, clock, intent_hash(body), asked, size=len(body))
+        share = Share(asked["sequence_offset"], asked["previous"], tuple(asked["participants"]))
+        hash_, whole = asked["intent_hash"], asked["transaction"]
+        return Asked(record.offset, clock, hash_, whole, fault_of(asked), share, len(body))
 
     # Committing, one batch after the other
 
     async def _commit_batches(self) -> None:
-        while self._open.transactions or not self._stopping:
+        participant = self._participant
+        assert participant is not None, "recover comes first"
+        while self._open.settled or not self._stopping:
             await self._has_work.wait()
             self._has_work.clear()
-            batch, self._open = self._open, Batch()
-            self._has_room.set()
-            if not batch.transactions:
+            if not self._open.settled:
                 continue
+            batch, self._open = self._open, Batch()
+            batch.checkpoint = participant.checkpoint()
             batch.layer = self._overlay.push()
+            self._has_room.set()
             reach("batch-decided")
             begun = time.perf_counter()
             await self._in_thread(partial(self._commit, batch))
@@ -412,6 +485,8 @@ class Committer:
         """Let go of the producer and of all that is decided and not committed."""
         task, self._loop_task = self._loop_task, None
         self._abandoned = True
+        self._ballots.leave(self._partition)
+        self._participant = None
         if task is not None and not task.done():
             # A commit on its way is waited for and not cancelled: its thread would go on beside the next owner's.
             self._open, self._stopping = Batch(), True

@@ -44,16 +44,28 @@ class Watched:
 class Decision(Watched):
     """The place where the outcome of one intent will stand, shared by all who sent it."""
 
-    __slots__ = ("outcome",)
+    __slots__ = ("_found", "home", "outcome")
 
-    def __init__(self) -> None:
+    def __init__(self, home: int) -> None:
+        """`home` is the partition of the home group, whose outcome it is; the other participants' complete it."""
         super().__init__()
+        self.home = home
         self.outcome: Outcome | None = None
+        self._found: dict[int, Outcome] = {}
 
-    def decide(self, outcome: Outcome) -> None:
-        if self.outcome is None:
-            self.outcome = outcome
-            self.changed()
+    def decide(self, outcome: Outcome, partition: int) -> None:
+        """Take in the outcome that `partition` has."""
+        if self.outcome is not None:
+            return
+        if partition != self.home or outcome.missing:
+            self._found[partition] = outcome
+            if (home := self._found.get(self.home)) is None:
+                return
+            outcome = home.joined(self._found.values())
+            if outcome.missing:
+                return
+        self.outcome = outcome
+        self.changed()
 
 
 def wait(watched: Watched, ready: Callable[[], bool], deadline: float) -> None:

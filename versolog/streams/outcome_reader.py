@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -74,34 +74,38 @@ class OutcomeReader:
         self.trouble = ""
         self._wait_for_floors()
 
-    def expect(self, intent_hash: bytes) -> Decision:
-        """The place for the outcome of an intent: the same one while anybody holds it."""
+    def expect(self, intent_hash: bytes, home: int) -> Decision:
+        """The place for the outcome of an intent, whose home group is of partition `home`: the same one while anybody
+        holds it."""
         with self._expecting:
             reference = self._expected.get(intent_hash)
             decision = None if reference is None else reference()
             if decision is None:
-                decision = Decision()
+                decision = Decision(home)
                 if len(self._expected) >= self._expected_max:
                     self._forget_dead()
                 self._expected[intent_hash] = weakref.ref(decision)
             return decision
 
     @contextmanager
-    def following(self, partition: int, floor: int) -> Iterator[None]:
-        """The partition is read from `floor` on, or from before it, while this is entered."""
+    def following(self, floors: Sequence[tuple[int, int]]) -> Iterator[None]:
+        """Each partition is read from its floor on, or from before it, while this is entered."""
         with self._changing:
             self._start()
-            followed = self._followed.setdefault(partition, _Followed(floor))
-            # Somebody who sent earlier may wait only now. What is then read twice was decided the first time.
-            followed.since = min(followed.since, floor)
-            followed.waiting += 1
+            for partition, floor in floors:
+                followed = self._followed.setdefault(partition, _Followed(floor))
+                # Somebody who sent earlier may wait only now. What is then read twice was decided the first time.
+                followed.since = min(followed.since, floor)
+                followed.waiting += 1
             self._changing.notify_all()
         try:
             yield
         finally:
             with self._changing:
-                followed.waiting -= 1
-                followed.idle_since = time.monotonic()
+                for partition, _ in floors:
+                    followed = self._followed[partition]
+                    followed.waiting -= 1
+                    followed.idle_since = time.monotonic()
 
     def refresh_floors_soon(self) -> None:
         """Have the floors raised to the topic's ends in the background. If that fails they stay, which only costs."""
@@ -211,7 +215,7 @@ class OutcomeReader:
             reference = self._expected.get(result["intent_hash"])
             decision = None if reference is None else reference()
             if decision is not None:
-                decision.decide(Outcome.from_avro(result))
+                decision.decide(Outcome.from_avro(result), message.partition() or 0)
 
     def _forget_dead(self) -> None:
         for intent_hash, reference in list(self._expected.items()):

@@ -272,6 +272,17 @@ class Participant:
         return commit(asked, prepared, decided_at, elsewhere)
 
 
+def first_undecided(checkpoint: Record) -> int:
+    """The first offset of the partition's transactions that is not decided at a checkpoint."""
+    return min((int(one["offset"]) for one in checkpoint["undecided"]), default=int(checkpoint["next_offset"]))
+
+
+def closed_before(checkpoint: Record) -> int:
+    """Milliseconds: at a checkpoint, everything with committed_at below it is decided. What waits comes later than its
+    own clock, or at it."""
+    return min((int(one["clock"]) for one in checkpoint["undecided"]), default=int(checkpoint["clock"]))
+
+
 def _names(asked: Asked) -> tuple[Name, ...]:
     """What the transaction touches. Its id too: of two with one id the first in the log must come first."""
     if asked.transaction is None:

@@ -140,7 +140,7 @@ class Producer:
     def record(self, tx: Transaction, *, traceparent: str | None = None) -> TransactionRecord:
         """The transaction as a Kafka record, for a service that writes it inside a Kafka transaction of its own:
         `kafka.produce(**producer.record(tx)._asdict())`. Raises as `send`."""
-        partition = self._partition(tx)
+        partitions = self._deciding(tx)
         headers = [*self._base_headers, ("ce_id", tx.id.encode())]
         headers.append(("ce_type", tx.type.encode() if tx.type else b"versolog.Transaction"))
         if tx.occurred_at is not None:
@@ -150,7 +150,9 @@ class Producer:
                 raise Invalid(f"{traceparent[:64]!r} is not a W3C traceparent", field="traceparent")
             headers.append(("traceparent", traceparent.encode()))
         value = self._frame + tx.intent()
-        return TransactionRecord(self.topics.transactions, value, tx.home.encode(), partition, headers)
+        if len(partitions) > 1:
+            return TransactionRecord(self.topics.sequence, value, tx.home.encode(), 0, headers)
+        return TransactionRecord(self.topics.transactions, value, tx.home.encode(), partitions[0], headers)
 
     @contextmanager
     def transaction(self, timeout_s: float = FLUSH_TIMEOUT_S) -> Iterator[Self]:
@@ -187,19 +189,9 @@ class Producer:
                 raise
             logger.error("while leaving with %s: %s", type(error).__name__, unsent)
 
-    def _partition(self, tx: Transaction) -> int:
-        """The partition that decides `tx`."""
-        groups = tx.groups
-        partition = partition_of(groups[0], self.partitions)
-        for group in groups[1:]:
-            if partition_of(group, self.partitions) != partition:
-                raise Invalid(
-                    f"the groups {groups[0]!r} and {group!r} are of different partitions; one transaction over both is "
-                    "not supported yet. Use groups of one partition, or send a transaction for each",
-                    code="cross-partition",
-                    groups=groups,
-                )
-        return partition
+    def _deciding(self, tx: Transaction) -> list[int]:
+        """The partitions that decide `tx`, that of its home group first."""
+        return list(dict.fromkeys(partition_of(group, self.partitions) for group in tx.groups))
 
     def _prepared(self, tx: Transaction, traceparent: str | None) -> tuple[TransactionRecord, Sent]:
         if self._link.transactional_id is not None and self._open is None:
@@ -207,9 +199,10 @@ class Producer:
         if self._closed.is_set():
             raise Unavailable("the producer is closed")
         record = self.record(tx, traceparent=traceparent)
-        decision = self._reader.expect(intent_hash(record.value[len(self._frame) :]))
-        floor = self._reader.floors[record.partition]
-        return record, Sent(tx.id, record.partition, decision, floor, self._despatch, held=self._open is not None)
+        partitions = self._deciding(tx)
+        decision = self._reader.expect(intent_hash(record.value[len(self._frame) :]), partitions[0])
+        floors = [(partition, self._reader.floors[partition]) for partition in partitions]
+        return record, Sent(tx.id, decision, floors, self._despatch, held=self._open is not None)
 
     def _write(self, record: TransactionRecord, sent: Sent) -> bool:
         """Hand the record to Kafka's client. False where its queue is full."""

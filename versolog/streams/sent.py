@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from confluent_kafka import KafkaError, Message
@@ -77,16 +78,18 @@ class Despatch:
 class Sent(Watched):
     """A transaction that was sent: a future for its place in the log, and one for its outcome. Thread safe."""
 
-    __slots__ = ("_accepted", "_decision", "_despatch", "_error", "_floor", "_held", "_placed", "id", "partition")
+    __slots__ = ("_accepted", "_decision", "_despatch", "_error", "_floors", "_held", "_placed", "id", "partition")
 
     def __init__(
-        self, transaction_id: str, partition: int, decision: Decision, floor: int, despatch: Despatch, *, held: bool
-    ) -> None:
+        self, transaction_id: str, decision: Decision, floors: Sequence[tuple[int, int]], despatch: Despatch,
+        *, held: bool,
+    ) -> None:  # fmt: skip
+        """`floors` are the partitions that decide it, each with an offset of its outcomes to look from."""
         super().__init__()
         self.id = transaction_id
-        self.partition = partition
+        self.partition = decision.home
         self._decision = decision
-        self._floor = floor
+        self._floors = floors
         self._despatch = despatch
         self._held = held
         self._placed: Accepted | None = None
@@ -122,7 +125,7 @@ class Sent(Watched):
         """As `outcome`, with the end of `time.monotonic` to wait for and the seconds that this makes for the caller."""
         wait(self, self._is_settled, deadline)
         if self._accepted is not None and not self.decided():
-            with self._despatch.reader.following(self.partition, self._floor):
+            with self._despatch.reader.following(self._floors):
                 wait(self._decision, self.decided, deadline)
         return self._outcome_or_raise(waited_s)
 
@@ -223,6 +226,6 @@ class AsyncSent:
         sent = self._sent
         await wait_async(sent, sent._is_settled, deadline)
         if sent._accepted is not None and not sent.decided():
-            with sent._despatch.reader.following(sent.partition, sent._floor):
+            with sent._despatch.reader.following(sent._floors):
                 await wait_async(sent._decision, sent.decided, deadline)
         return sent._outcome_or_raise(waited_s)

@@ -19,7 +19,7 @@ from versolog.schemas.limits import CHANGES_MAX
 from versolog.schemas.topics import partition_of
 
 SHARE = codec.schema("Share")
-VOTE = codec.schema("Vote")
+VOTES = codec.schema("Votes")
 
 FIRST = -1
 """Where the shares of a partition begin: the `previous` of its first one."""
@@ -62,10 +62,9 @@ class Vote:
     """Why it is refused."""
 
     def record(self) -> Record:
-        """As the topic `votes` has it."""
+        """As a record of the topic `votes` has it, beside who votes."""
         return {
             "sequence_offset": self.sequence_offset,
-            "partition": self.partition,
             "verdict": self.verdict,
             "clock": self.clock,
             "parts": [part._asdict() for part in self.parts],
@@ -73,12 +72,10 @@ class Vote:
         }
 
     @classmethod
-    def of(cls, record: Record) -> Vote:
-        """The vote in a record."""
+    def of(cls, partition: int, record: Record) -> Vote:
+        """The vote of `partition` in a record."""
         parts = tuple(VotedPart(part["group"], part["branch"], part["version"]) for part in record["parts"])
-        return cls(
-            record["sequence_offset"], record["partition"], record["verdict"], record["clock"], parts, fault_of(record)
-        )
+        return cls(record["sequence_offset"], partition, record["verdict"], record["clock"], parts, fault_of(record))
 
 
 class Allotment:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import orjson
@@ -16,10 +20,13 @@ from versolog.projections.http import answer
 from versolog.projections.http.reads import BEYOND_WAIT_S, FORWARDED, SLOW_ANSWER_S
 from versolog.projections.node import Elsewhere, Node
 from versolog.schemas.errors import Unavailable
+from versolog.schemas.outcome import Outcome
+from versolog.schemas.topics import partition_of
 from versolog.streams.transaction import Transaction
 
 CONNECT_TIMEOUT_S = 2.0
 CONNECTIONS_MAX = 200
+ASK_AGAIN_S = 0.02
 
 _HOP_BY_HOP = {
     "connection", "content-length", "host", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer",
@@ -66,6 +73,24 @@ class Relay:
         if "outcome" in body:
             return {name: value for name, value in body.items() if name not in ("type", "title", "status")}
         raise Unavailable(body.get("detail", "the owner did not say how it ended"), id=tx.id)
+
+    async def completed(self, outcome: Outcome, timeout_s: float) -> Outcome:
+        """The outcome of a transaction over several partitions, with the hashes of the commits that other nodes made.
+        What they don't tell in time stays unknown."""
+        deadline_s = time.monotonic() + timeout_s
+        while (missing := (outcome := self._node.completed(outcome)).missing) and time.monotonic() < deadline_s:
+            with suppress(Unavailable, Elsewhere):
+                owners = await self._node.owners()
+                for group in missing:
+                    url = owners.get(partition_of(group, self._node.count))
+                    if url is not None and url != self._node.own_url:
+                        path = f"/v1/transactions/{quote(outcome.transaction_id, safe='')}"
+                        found = await self._get(url, path, {"group": group})
+                        if found.status_code == HTTPStatus.OK:
+                            outcome = outcome.joined([Outcome.from_json(orjson.loads(found.content))])
+            if outcome.missing:
+                await asyncio.sleep(ASK_AGAIN_S)
+        return outcome
 
     async def first_found(self, request: Request) -> Response | None:
         """The first answer but 404 of the other owners; None where none of them knows. Raises Unavailable."""

@@ -88,6 +88,8 @@ class Writes:
             self._metrics.decided("undecided")
             return undecided(late, tx)
         self._metrics.decided(outcome.code or "committed")
+        if outcome.missing:
+            outcome = await self._relay.completed(outcome, timeout_s)
         return outcome_answer(outcome, tx, of_row=of_row)
 
     async def batch(self, request: Request) -> Response:
@@ -143,7 +145,7 @@ class Writes:
             tx_id = asked.get("id") if isinstance(asked, dict) and isinstance(asked.get("id"), str) else None
             tx = Transaction.from_json(asked)
             tx_id = tx.id
-            return _Sent(self._node.send(tx), tx, time.monotonic() + timeout_s)
+            return _Sent(self._node.send(tx), tx, time.monotonic() + timeout_s, self._relay)
         except Elsewhere as elsewhere:
             return _Passed(asyncio.create_task(self._relay.outcome(elsewhere, tx, timeout_s)), tx)
         except VersologError as error:
@@ -159,7 +161,11 @@ class Writes:
         else:
             found = self._anywhere(tx_id)
         if found is not None:
-            return answer.document(found.to_json(), headers={"cache-control": answer.FOR_EVER})
+            found = self._node.completed(found)
+            if found.missing and FORWARDED not in request.headers:
+                found = await self._relay.completed(found, wait_s(request, None))
+            lasting = answer.ASK_AGAIN if found.missing else answer.FOR_EVER
+            return answer.document(found.to_json(), headers={"cache-control": lasting})
         if query.group is None and FORWARDED not in request.headers:
             passed = await self._relay.first_found(request)
             if passed is not None:
@@ -193,8 +199,8 @@ class _Settled:
 class _Sent:
     """A line that was sent to the log."""
 
-    def __init__(self, sent: Sent, tx: Transaction, deadline_s: float) -> None:
-        self._sent, self._tx, self._deadline_s = sent, tx, deadline_s
+    def __init__(self, sent: Sent, tx: Transaction, deadline_s: float, relay: Relay) -> None:
+        self._sent, self._tx, self._deadline_s, self._relay = sent, tx, deadline_s, relay
 
     @property
     def is_settled(self) -> bool:
@@ -207,6 +213,8 @@ class _Sent:
             metrics.decided(error.code)
             return _unsent(self._tx.id, error)
         metrics.decided(outcome.code or "committed")
+        if outcome.missing:
+            outcome = await self._relay.completed(outcome, max(0.0, self._deadline_s - time.monotonic()))
         return with_cursor(outcome.to_json(), self._tx)
 
     def forget(self) -> None:

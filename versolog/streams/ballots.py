@@ -1,0 +1,237 @@
+"""Votes over Kafka: a worker's way to the other participants, and what they say to the partitions that it owns.
+
+Votes are functions of the log, so nothing here is transactional: a vote that is sent twice, or by an owner that was
+fenced meanwhile, is the same vote. A partition's votes are read without ever pausing, whatever waits for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+
+from versolog.schemas.codec import Codec
+from versolog.schemas.errors import BrokenLog, Unavailable, VersologError
+from versolog.schemas.topics import Topics
+from versolog.streams.failpoints import reach
+from versolog.streams.participant import Ballot
+from versolog.streams.shares import VOTES, Vote
+
+POLL_S = 0.05
+START_AGAIN_S = 1.0
+RECORDS_AT_ONCE = 1_000
+VOTES_IN_RECORD = 500
+"""A vote is small but for a refusal's facts, which are bounded as those of an outcome are."""
+VOTES_BYTES_MAX = 500_000
+CLOSE_TIMEOUT_S = 2.0
+
+Hear = Callable[[Sequence[tuple[Vote, int]]], None]
+"""Takes votes and, for each, its offset; on the event loop."""
+
+logger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Listener:
+    """Who hears the votes of a partition, from an offset on."""
+
+    partition: int
+    offset: int
+    hear: Hear
+    failed: Callable[[VersologError], None]
+
+
+class Ballots:
+    """Carries votes to and from all partitions that a worker owns. To be used on one event loop."""
+
+    def __init__(self, kafka: dict[str, Any], topics: Topics, codec: Codec) -> None:
+        self._kafka, self._topic, self._codec = kafka, topics.votes, codec
+        self._schema_id = codec.id_of(VOTES)
+        self._listeners: dict[int, _Listener] = {}
+        self._changed = False
+        self._stopping = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._listen, name="votes-heard", daemon=True),
+            threading.Thread(target=self._serve_deliveries, name="votes-cast", daemon=True),
+        ]
+
+    def start(self) -> None:
+        """Begin; on the running loop."""
+        self._loop = asyncio.get_running_loop()
+        self._producer = self._connected()
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """End. Blocks for a moment; votes on their way are left to whoever owns the partition next."""
+        self._stopping.set()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(CLOSE_TIMEOUT_S)
+
+    # To the others
+
+    def cast(self, partition: int, ballots: Sequence[Ballot], done: Callable[[], None]) -> None:
+        """Have the others hear what `partition` votes. `done` is called on the loop once all of it is in the log, which
+        is tried for as long as the worker lives. Raises Unavailable where Kafka's client has no room."""
+        by_partition: dict[int, list[Vote]] = {}
+        for ballot in ballots:
+            for to in ballot.to:
+                by_partition.setdefault(to, []).append(ballot.vote)
+        records = [(to, value) for to, votes in by_partition.items() for value in self._records(partition, votes)]
+        left = len(records)
+
+        def delivered(error: KafkaError | None, _: Message) -> None:
+            nonlocal left
+            if error is not None:
+                return  # only as the client ends: the next owner votes again
+            left -= 1
+            if not left and not self._stopping.is_set():
+                reach("votes-cast")
+                self._loop.call_soon_threadsafe(done)
+
+        try:
+            for to, value in records:
+                self._producer.produce(self._topic, value, None, to, delivered)
+        except (BufferError, KafkaException) as error:
+            raise Unavailable(f"the votes of partition {partition} can't be sent: {error}") from error
+
+    def _records(self, partition: int, votes: Sequence[Vote]) -> list[bytes]:
+        """Votes as records, below the limit of their size."""
+        runs: list[list[dict[str, Any]]] = [[]]
+        size = 0
+        for vote in votes:
+            record = vote.record()
+            vote_bytes = len(record["facts"]) * 4 + len(record["detail"]) * 4
+            if len(runs[-1]) == VOTES_IN_RECORD or (runs[-1] and size + vote_bytes > VOTES_BYTES_MAX):
+                runs.append([])
+                size = 0
+            runs[-1].append(record)
+            size += vote_bytes
+        return [self._codec.write(VOTES, {"partition": partition, "votes": run}) for run in runs]
+
+    def _connected(self) -> Producer:
+        return Producer(
+            {
+                **self._kafka,
+                "client.id": "versolog-votes",
+                "enable.idempotence": True,
+                "acks": "all",
+                "message.timeout.ms": 0,  # for ever: a vote that is lost would leave the others waiting
+                "linger.ms": 0,
+                "compression.type": "lz4",
+                "queue.buffering.max.messages": 500_000,
+            }
+        )
+
+    def _serve_deliveries(self) -> None:
+        while not self._stopping.is_set():
+            self._producer.poll(POLL_S)
+        self._producer.purge(blocking=False)
+
+    # From the others
+
+    def follow(self, partition: int, offset: int, hear: Hear, failed: Callable[[VersologError], None]) -> None:
+        """Hear the votes to `partition` from `offset` on, in place of what was heard before. `failed` is called on the
+        loop where they can't be read, after which nothing more is heard."""
+        self._listeners[partition] = _Listener(partition, offset, hear, failed)
+        self._changed = True
+
+    def leave(self, partition: int) -> None:
+        """Hear no more of it."""
+        self._listeners.pop(partition, None)
+        self._changed = True
+
+    def _listen(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._listen_until_it_fails()
+            except Exception:
+                logger.exception("votes-are-read-again", in_s=START_AGAIN_S)
+                self._stopping.wait(START_AGAIN_S)
+
+    def _listen_until_it_fails(self) -> None:
+        assigned: dict[int, _Listener] = {}
+        self._changed = True
+        with closing(self._reader()) as consumer:
+            while not self._stopping.is_set():
+                if self._changed:
+                    self._changed = False
+                    self._assign(consumer, assigned)
+                message = consumer.poll(POLL_S)
+                if message is None:
+                    continue
+                self._hear(assigned, [message, *consumer.consume(RECORDS_AT_ONCE, 0)])
+
+    def _assign(self, consumer: Consumer, assigned: dict[int, _Listener]) -> None:
+        wanted = dict(self._listeners)
+        for partition, listener in list(assigned.items()):
+            if wanted.get(partition) is not listener:
+                consumer.incremental_unassign([TopicPartition(self._topic, partition)])
+                del assigned[partition]
+        for partition, listener in wanted.items():
+            if partition not in assigned:
+                consumer.incremental_assign([TopicPartition(self._topic, partition, listener.offset)])
+                assigned[partition] = listener
+
+    def _hear(self, assigned: dict[int, _Listener], messages: Sequence[Message]) -> None:
+        votes: dict[_Listener, list[tuple[Vote, int]]] = {}
+        for message in messages:
+            number = message.partition()
+            listener = None if number is None else assigned.get(number)
+            if listener is None:
+                continue
+            try:
+                if (error := message.error()) is not None:
+                    self._meet(error, listener)
+                    continue
+                _, record = self._codec.read(message.value(), VOTES)
+            except VersologError as unreadable:
+                self._loop.call_soon_threadsafe(self._fail, listener, unreadable)
+                continue
+            offset = message.offset()
+            assert offset is not None
+            by = record["partition"]
+            votes.setdefault(listener, []).extend((Vote.of(by, vote), offset) for vote in record["votes"])
+        for listener, some in votes.items():
+            reach("votes-heard")
+            self._loop.call_soon_threadsafe(self._tell, listener, some)
+
+    def _meet(self, error: KafkaError, listener: _Listener) -> None:
+        if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+            raise BrokenLog(
+                f"{self._topic}[{listener.partition}] does not hold the votes from offset {listener.offset} on: {error}",
+                partition=listener.partition, topic=self._topic, expected=listener.offset,
+            )  # fmt: skip
+        if error.fatal():
+            raise KafkaException(error)
+
+    def _tell(self, listener: _Listener, votes: Sequence[tuple[Vote, int]]) -> None:
+        if self._listeners.get(listener.partition) is listener:
+            listener.hear(votes)
+
+    def _fail(self, listener: _Listener, error: VersologError) -> None:
+        if self._listeners.get(listener.partition) is listener:
+            self.leave(listener.partition)
+            listener.failed(error)
+
+    def _reader(self) -> Consumer:
+        return Consumer(
+            {
+                **self._kafka,
+                "client.id": "versolog-votes",
+                "group.id": "versolog-votes",  # wanted by the client; nothing is ever committed under it
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "isolation.level": "read_committed",
+                "auto.offset.reset": "error",
+                "fetch.wait.max.ms": 100,
+                "fetch.error.backoff.ms": 50,
+            }
+        )
