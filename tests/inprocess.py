@@ -28,9 +28,11 @@ from versolog.schemas.errors import Malformed, VersologError
 from versolog.schemas.topics import Topics
 from versolog.streams.chain import intent_hash
 from versolog.streams.committer import Written
-from versolog.streams.decide import COMMIT, Asked, Decision, decide
+from versolog.streams.decide import COMMIT, Asked, Decision
 from versolog.streams.overlay import Overlay
+from versolog.streams.participant import Participant
 from versolog.streams.runtime import HttpServer
+from versolog.streams.shares import Allotment, Share, fault_of
 
 PARTITIONS = 2
 NO_KAFKA = {"bootstrap.servers": "127.0.0.1:1", "log_level": 0}
@@ -60,8 +62,12 @@ class ListedLog:
 
     def __init__(self, partitions: Mapping[int, LivePartition], codec: Codec, clock_ms: Callable[[], int]) -> None:
         self._partitions, self._codec, self._clock_ms = partitions, codec, clock_ms
-        self._offsets = dict.fromkeys(partitions, 0)
-        self._clocks = dict.fromkeys(partitions, 0)
+        self._overlays = {number: Overlay(partition.store) for number, partition in partitions.items()}
+        self._participants = {
+            number: Participant(overlay, number, PARTITIONS, None) for number, overlay in self._overlays.items()
+        }
+        self._allotment = Allotment(PARTITIONS)
+        self._sequence_offset = 0
         self.held = False
         """While true nothing is decided, as if the owner was away."""
         self.failure: VersologError | None = None
@@ -70,14 +76,14 @@ class ListedLog:
         self._waiting: list[Callable[[], None]] = []
 
     def append(
-        self, partition: int, key: bytes | None, value: bytes, appended: Callable[[VersologError | None], None]
+        self, partition: int | None, key: bytes | None, value: bytes, appended: Callable[[VersologError | None], None]
     ) -> None:
         self.taken += 1
         if self.failure is not None:
             appended(self.failure)
             return
         appended(None)
-        self._waiting.append(lambda: self._decide(self._partitions[partition], value))
+        self._waiting.append(lambda: self._sequence(value) if partition is None else self._decide(partition, value))
         asyncio.get_running_loop().call_soon(self._go_on)
 
     def close(self, timeout_s: float) -> None:
@@ -92,27 +98,59 @@ class ListedLog:
         while self._waiting and not self.held:
             self._waiting.pop(0)()
 
-    def _decide(self, partition: LivePartition, value: bytes) -> None:
-        number = partition.number
-        offset = self._offsets[number]
-        self._offsets[number] += 1
-        clock = self._clocks[number] = max(self._clocks[number], self._clock_ms())
+    def _sequence(self, value: bytes) -> None:
+        offset, self._sequence_offset = self._sequence_offset, self._sequence_offset + 1
+        _, record = self._codec.read(value, SCHEMAS[0])
+        shares = self._allotment.shares(offset, intent_hash(avro.unframe(value)[1]), record)
+        for number, share in shares.items():
+            participant = self._participants[number]
+            clock = participant.place(participant.next_offset, self._clock_ms())
+            assert clock is not None
+            place = Share(share["sequence_offset"], share["previous"], tuple(share["participants"]))
+            fault = fault_of(share)
+            participant.take(
+                Asked(participant.next_offset - 1, clock, share["intent_hash"], share["transaction"], fault, place)
+            )
+        self._settle()
+
+    def _decide(self, number: int, value: bytes) -> None:
+        participant = self._participants[number]
+        clock = participant.place(participant.next_offset, self._clock_ms())
+        assert clock is not None
         schema, record = self._codec.read(value, SCHEMAS[0], SCHEMAS[1])
-        decisions: list[Decision] = []
         if schema is SCHEMAS[0]:
-            asked = Asked(offset, clock, intent_hash(avro.unframe(value)[1]), record)
-            decisions.append(decide(Overlay(partition.store), asked, number, PARTITIONS))
+            hash_ = intent_hash(avro.unframe(value)[1])
+            participant.take(Asked(participant.next_offset - 1, clock, hash_, record))
+            self._settle()
+        else:
+            self._write(number, [])
+
+    def _settle(self) -> None:
+        """Carry votes to and fro until there are none, and write what is decided."""
+        votes = True
+        while votes:
+            votes = False
+            for number, participant in self._participants.items():
+                decisions, ballots = participant.turn()
+                votes |= bool(ballots)
+                for ballot in ballots:
+                    for to in ballot.to:
+                        self._participants[to].hear(ballot.vote, 0)
+                    participant.cast(ballot.vote.sequence_offset)
+                if decisions:
+                    self._write(number, decisions)
+
+    def _write(self, number: int, decisions: list[Decision]) -> None:
+        partition, overlay = self._partitions[number], self._overlays[number]
         schema_id = self._codec.id_of(COMMIT)
         values = [
             avro.frame(schema_id, piece.body)
             for decision in decisions for sealed in decision.commits for piece in sealed.pieces
         ]  # fmt: skip
-        checkpoint = {
-            "next_offset": offset + 1, "clock": clock, "undecided": [], "sequence_offset": None, "votes_offset": 0
-        }  # fmt: skip
-        store = partition.store
-        written = Written(decisions, checkpoint, values, store.next_commit_offset, store.next_outcome_offset)
-        partition.apply(written)
+        layer, store = overlay.push(), partition.store
+        checkpoint = self._participants[number].checkpoint()
+        partition.apply(Written(decisions, checkpoint, values, store.next_commit_offset, store.next_outcome_offset))
+        overlay.drop(layer)
         partition.applied(decisions)
 
 

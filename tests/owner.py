@@ -17,6 +17,7 @@ from versolog.projections.tail import Ends
 from versolog.schemas import codec as avro
 from versolog.schemas.outcome import Outcome
 from versolog.schemas.topics import describe
+from versolog.streams.ballots import Ballots
 from versolog.streams.committer import Committer
 from versolog.streams.decide import OUTCOME, Decision
 
@@ -48,16 +49,18 @@ class Owner:
             identity=describe(cluster.kafka, cluster.topics).identity, memory=Memory(),
         )  # fmt: skip
         codec = cluster.codec()
-        for schema in ("Transaction", "Tick", "Commit", "Outcomes"):
+        for schema in ("Transaction", "Tick", "Share", "Votes", "Commit", "Outcomes"):
             codec.id_of(avro.schema(schema))
         topic = cluster.topics.transactions
 
         def log_start(number: int) -> int:
             return ends.first([(topic, number)])[topic, number]
 
+        self.ballots = Ballots(cluster.kafka, cluster.topics, codec)
+        self.ballots.start()
         self.committer = Committer(
             0, partitions=cluster.partitions, replica=self.partition, kafka=cluster.kafka, topics=cluster.topics,
-            codec=codec, threads=threads, tally=self, log_start=log_start, failed=self._failed,
+            codec=codec, ballots=self.ballots, threads=threads, tally=self, log_start=log_start, failed=self._failed,
         )  # fmt: skip
 
     async def recover(self) -> int:
@@ -127,4 +130,5 @@ async def owner(cluster: Cluster, name: str = "owner") -> AsyncIterator[Owner]:
             yield one
         finally:
             await one.committer.stop()
+            await asyncio.to_thread(one.ballots.close)
             one.partition.close()

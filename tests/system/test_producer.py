@@ -231,13 +231,15 @@ def test_a_transaction_over_groups_of_one_partition_is_sent_there(
         assert [part.group for part in sent.outcome().parts] == sorted(names)
 
 
-def test_a_transaction_over_partitions_is_refused_before_it_is_sent(broker: RealBroker, topics: Topics) -> None:
+def test_a_transaction_over_partitions_goes_into_the_sequence(broker: RealBroker, topics: Topics) -> None:
     tx = put(group_in(0))
     tx.group(group_in(1)).put("t", "k", {})
     with Producer(broker.bootstrap, prefix=topics.prefix) as p:
-        with pytest.raises(Invalid, match="not supported yet") as refused:
-            p.send(tx)
-        assert refused.value.code == "cross-partition"
+        record = p.record(tx)
+        sent = p.send(tx)
+        assert (record.topic, record.partition) == (topics.sequence, 0)
+        assert sent.result() == (0, 0)
+        assert sent.partition == partition_of(tx.home, PARTITIONS)
     assert read_all(broker, topics) == []
 
 

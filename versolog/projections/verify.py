@@ -202,7 +202,7 @@ class Verifier:
         ]
         for result in wanted:
             for part in result["parts"]:
-                if part["version"] and self._group in (None, part["group"]):
+                if _names_commit(part) and self._group in (None, part["group"]):
                     self.verified.outcomes += 1
                     self._agree(-1, part["group"], part["version"], part["hash"])
         if self._audit is not None:
@@ -222,7 +222,7 @@ class Verifier:
             _, record = self._codec.read(value, OUTCOMES)
         except Malformed:
             return
-        for part in (part for result in record["results"] for part in result["parts"] if part["version"]):
+        for part in (part for result in record["results"] for part in result["parts"] if _names_commit(part)):
             self._agree(-1, part["group"], part["version"], part["hash"])
 
     def _agree(self, offset: int, group: str, version: int, hash_: bytes) -> None:
@@ -243,6 +243,11 @@ class Verifier:
         if len(self.verified.findings) < FINDINGS_MAX:
             finding = Finding(where, self._partition, offset, group, version, detail, expected, found)
             self.verified.findings.append(finding)
+
+
+def _names_commit(part: Record) -> bool:
+    """Whether an outcome's part names a commit of its own partition; of those elsewhere it has the version alone."""
+    return bool(part["version"]) and part["hash"] != NO_HASH
 
 
 class _Chain:
