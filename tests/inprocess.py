@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from versolog.schemas.codec import Codec, Schema
 from versolog.schemas.errors import Malformed, VersologError
 from versolog.schemas.topics import Topics
 from versolog.streams.chain import intent_hash
-from versolog.streams.committer import Written
+from versolog.streams.committer import Progress, Written
 from versolog.streams.decide import COMMIT, Asked, Decision
 from versolog.streams.overlay import Overlay
 from versolog.streams.participant import Participant
@@ -57,6 +58,11 @@ class ListedSchemas:
         pass
 
 
+def _progress(participant: Participant) -> Progress:
+    """What is decided here is stored in the same turn."""
+    return Progress(True, participant.undecided_groups(), 0, 0)
+
+
 class ListedLog:
     """An intake whose log is decided in the loop's next turn, as a committer would, one transaction a batch."""
 
@@ -66,6 +72,8 @@ class ListedLog:
         self._participants = {
             number: Participant(overlay, number, PARTITIONS, None) for number, overlay in self._overlays.items()
         }
+        for number, participant in self._participants.items():
+            partitions[number].progress = partial(_progress, participant)
         self._allotment = Allotment(PARTITIONS)
         self._sequence_offset = 0
         self.held = False

@@ -109,7 +109,7 @@ class Worker:
         except VersologError as error:
             place.error = error
             raise
-        place.role, place.error = "owner", None
+        place.role, place.error, place.progress = "owner", None, committer.progress
         place.caught_up()
         if partition == SEQUENCER_BESIDE:
             self._sequencer.start()
@@ -215,8 +215,9 @@ class Worker:
     def _committer(self, place: LivePartition) -> Committer:
         topics = self._settings.topics
 
-        def log_start(partition: int) -> int:
-            return self._ends.first([(topics.transactions, partition)])[topics.transactions, partition]
+        def log_span(partition: int) -> tuple[int, int]:
+            place = (topics.transactions, partition)
+            return self._ends.first([place])[place], self._ends.stable([place])[place]
 
         return Committer(
             place.number,
@@ -228,7 +229,7 @@ class Worker:
             ballots=self._ballots,
             threads=self._threads,
             tally=self._counted,
-            log_start=log_start,
+            log_span=log_span,
             failed=partial(self._failed, place),
         )
 

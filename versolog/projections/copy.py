@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -56,9 +56,9 @@ class CopiedPartition(Partition):
         super().__init__(number, store, "owner")
         self._time_ms = manifest.time_ms
 
-    def clock(self) -> int:
+    def clock(self, groups: Collection[str] | None = None) -> int:
         """Milliseconds: the copy answers for times below it."""
-        return super().clock() if self._time_ms is None else self._time_ms + 1
+        return super().clock(groups) if self._time_ms is None else self._time_ms + 1
 
     async def until(self, ready: Callable[[], bool], timeout_s: float) -> bool:
         """Nothing is going to change: the answer is that of now."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from versolog.projections.intake import Intake
@@ -26,6 +26,7 @@ from versolog.schemas.outcome import Outcome
 from versolog.schemas.times import millis_to_text
 from versolog.schemas.topics import partition_of
 from versolog.streams.chain import intent_hash
+from versolog.streams.committer import Progress
 from versolog.streams.transaction import Transaction
 from versolog.streams.versions import AncestorRef, At, Ref, TimeRef, parse_ref, resolve_ref
 
@@ -101,7 +102,8 @@ class Node:
         self._intake = intake
         self.under_way = 0
         """Transactions that wait for their outcome here."""
-        self._ticked: dict[int, float] = {}
+        self._ticked: dict[int, tuple[float, int]] = {}
+        """By partition, when a tick was last appended, and the clock then."""
 
     @property
     def read_only(self) -> bool:
@@ -217,6 +219,16 @@ class Node:
         elsewhere = Elsewhere(number, reason=partition.error if partition is not None else None)
         raise elsewhere.mistaken() if forwarded else elsewhere
 
+    def owned_here(self, number: int, *, forwarded: bool = False) -> Partition:
+        """A partition that this node speaks for. Raises as `reader` does."""
+        partition = self.partitions.get(number)
+        if partition is not None and (partition.role == "owner" or self.read_only):
+            return partition
+        if self.read_only:
+            raise NotFound(f"this copy does not hold partition {number}", code="unknown-group", partition=number)
+        elsewhere = Elsewhere(number, reason=partition.error if partition is not None else None)
+        raise elsewhere.mistaken() if forwarded else elsewhere
+
     async def visible(self, partition: Partition, token: Mapping[str, int], timeout_s: float) -> None:
         """Wait until the versions in `token` that belong to `partition` can be read. Raises Unavailable."""
         wanted = [
@@ -242,29 +254,71 @@ class Node:
         ref = None if at is None else parse_ref(at)
         time_ms = _time_in(ref)
         if time_ms is not None:
-            await self.closed(partition, time_ms, timeout_s)
+            await self.closed(partition, time_ms, timeout_s, groups=(group,))
         return resolve_ref(partition.store, group, ref, branch)
 
-    async def closed(self, partition: Partition, time_ms: int, timeout_s: float) -> None:
-        """Wait until everything with committed_at ≤ `time_ms` is decided and can be read.
+    async def closed(
+        self, partition: Partition, time_ms: int, timeout_s: float, *, groups: Collection[str] | None = None,
+        has_been: bool = False,
+    ) -> None:  # fmt: skip
+        """Wait until everything with committed_at ≤ `time_ms` is decided and can be read; of `groups` alone, if given.
 
         A partition that nobody writes to would stand still, so a tick is appended to move its clock. Raises Invalid for
-        a time to come and Unavailable where the clock doesn't pass it in time.
+        a time to come, unless it is known to have been somewhere, and Unavailable where the clock doesn't pass it.
         """
-        if partition.clock() > time_ms:
+        if partition.clock(groups) > time_ms:
             return
         if self.read_only:
-            _refuse_after(partition.clock() - 1, time_ms, "this copy ends at")
-        _refuse_after(_now_ms(), time_ms, "here it is")
-        deadline = time.monotonic() + timeout_s
-        while (left_s := deadline - time.monotonic()) > 0:
-            self._tick(partition.number)
-            if await partition.until(lambda: partition.clock() > time_ms, min(left_s, TICK_AGAIN_S)):
+            if not has_been:
+                _refuse_after(partition.clock() - 1, time_ms, "this copy ends at")
+            return
+        if not has_been:
+            _refuse_after(_now_ms(), time_ms, "here it is")
+        deadline_s = time.monotonic() + timeout_s
+        while (left_s := deadline_s - time.monotonic()) > 0:
+            self._tick(partition)
+            if await partition.until(lambda: partition.clock(groups) > time_ms, min(left_s, TICK_AGAIN_S)):
                 return
         raise Unavailable(
             f"partition {partition.number} could not close {millis_to_text(time_ms)} within {timeout_s:g} s; ask again",
             code="time-not-closed",
         )
+
+    async def settled(self, partition: Partition, groups: Collection[str] | None, timeout_s: float) -> int:
+        """Wait until all that anybody may have seen of `groups` before this call can be read here, from their owner;
+        answers the latest committed_at among it, in milliseconds. None are all groups of the partition.
+
+        What one participant has decided, another one may still wait to decide or to store: whoever saw it at the first
+        must not miss it at the second. Raises Unavailable.
+        """
+        if not self.read_only:
+            deadline_s = time.monotonic() + timeout_s
+            await self._taken_in(partition, deadline_s)
+            progress = _progress(partition)
+            concerned = [
+                offset for offset, its in progress.undecided.items() if groups is None or not its.isdisjoint(groups)
+            ]
+            await self._until(partition, lambda: _progress(partition).undecided.keys().isdisjoint(concerned), deadline_s)
+            decided = _progress(partition).decided
+            await self._until(partition, lambda: _progress(partition).stored >= decided, deadline_s)
+        store = partition.store
+        if groups is None:
+            checkpoint = store.checkpoint
+            return 0 if checkpoint is None else int(checkpoint["clock"])
+        return max((head.committed_at for group in groups if (head := store.head(group)) is not None), default=0)
+
+    async def _taken_in(self, partition: Partition, deadline_s: float) -> None:
+        """Wait until a new owner has taken in all that the last one may have."""
+        while not _progress(partition).level:
+            self._tick(partition)  # the last offsets of the log may be those of markers, which nobody is handed
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0:
+                raise _not_settled(partition)
+            await partition.until(lambda: _progress(partition).level, min(left_s, TICK_AGAIN_S))
+
+    async def _until(self, partition: Partition, ready: Callable[[], bool], deadline_s: float) -> None:
+        if not ready() and not await partition.until(ready, deadline_s - time.monotonic()):
+            raise _not_settled(partition)
 
     async def level(self, partition: Partition, timeout_s: float) -> None:
         """Wait until the partition has here all that was committed before this call. Raises Unavailable."""
@@ -284,16 +338,22 @@ class Node:
     def refuse_time_to_come(self, at: str | None) -> None:
         """Raise Invalid where `at` is a time that is yet to come: nothing may be decided by it now."""
         time_ms = None if at is None else _time_in(parse_ref(at))
-        if time_ms is not None:
+        if time_ms is None:
+            return
+        if self.read_only:
+            end_ms = min(partition.clock() for partition in self.partitions.values()) - 1
+            _refuse_after(end_ms, time_ms, "this copy ends at")
+        else:
             _refuse_after(_now_ms(), time_ms, "here it is")
 
-    def _tick(self, partition: int) -> None:
-        """Append a tick, unless one is likely to be under way."""
-        now_s = time.monotonic()
-        if now_s - self._ticked.get(partition, -TICK_AGAIN_S) < TICK_AGAIN_S:
+    def _tick(self, partition: Partition) -> None:
+        """Append a tick, unless one is likely to be under way: since the last one, the clock has not moved."""
+        now_s, clock = time.monotonic(), _raw_clock(partition)
+        ticked_at_s, ticked_clock = self._ticked.get(partition.number, (-TICK_AGAIN_S, -1))
+        if clock == ticked_clock and now_s - ticked_at_s < TICK_AGAIN_S:
             return
-        self._ticked[partition] = now_s
-        self._writable().append(partition, None, self.codec.write(_TICK, {}), _ignore)
+        self._ticked[partition.number] = now_s, clock
+        self._writable().append(partition.number, None, self.codec.write(_TICK, {}), _ignore)
 
 
 class Sent:
@@ -386,6 +446,27 @@ def _outcome_in(partition: Partition, transaction_id: str) -> Outcome | None:
     """The outcome that the partition's store has for the id."""
     body = partition.store.outcome(transaction_id)
     return None if body is None else Outcome.from_avro(avro.decode(_OUTCOME, body))
+
+
+def _progress(partition: Partition) -> Progress:
+    """How far its owner is, which must be here. Raises Unavailable where it has moved on."""
+    progress = partition.progress()
+    if progress is None:
+        number = partition.number
+        raise Unavailable(f"partition {number} has another owner now; ask again", code="not-owner", partition=number)
+    return progress
+
+
+def _not_settled(partition: Partition) -> Unavailable:
+    return Unavailable(
+        f"partition {partition.number} could not end in time what it had begun before; ask again, or for a time",
+        code="not-yet-visible", partition=partition.number,
+    )  # fmt: skip
+
+
+def _raw_clock(partition: Partition) -> int:
+    checkpoint = partition.store.checkpoint
+    return 0 if checkpoint is None else int(checkpoint["clock"])
 
 
 def _time_in(ref: Ref | None) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Literal
 
 from versolog.projections.store import Store
@@ -11,6 +11,7 @@ from versolog.projections.views import View
 from versolog.schemas import codec as avro
 from versolog.schemas.errors import VersologError
 from versolog.schemas.outcome import Outcome
+from versolog.streams.committer import Progress
 from versolog.streams.participant import closed_before
 
 Role = Literal["idle", "follower", "recovering", "owner", "stopped"]
@@ -26,6 +27,8 @@ class Partition:
         self.role: Role = role
         self.error: VersologError | None = None
         """Why it stopped."""
+        self.progress: Callable[[], Progress | None] = _not_deciding
+        """How far deciding is here: what its owner knows beyond the store."""
         self._waiting: dict[tuple[str, bytes], list[asyncio.Future[Outcome]]] = {}
         self._next_fold: asyncio.Future[None] | None = None
         self._read(store)
@@ -43,10 +46,20 @@ class Partition:
         self.role, self.error = "stopped", error
         self._folded()
 
-    def clock(self) -> int:
-        """Milliseconds: everything with committed_at below it is decided and can be read here."""
+    def clock(self, groups: Collection[str] | None = None) -> int:
+        """Milliseconds: everything with committed_at below it is decided and can be read here; of these groups alone,
+        where they are given and this is their owner, who knows which groups the undecided concern."""
         checkpoint = self.store.checkpoint
-        return 0 if checkpoint is None else closed_before(checkpoint)
+        if checkpoint is None:
+            return 0
+        progress = self.progress() if groups is not None and checkpoint["undecided"] else None
+        if progress is None or groups is None:
+            return closed_before(checkpoint)
+        concerned = (
+            one for one in checkpoint["undecided"]
+            if (its := progress.undecided.get(one["offset"])) is None or not its.isdisjoint(groups)
+        )  # fmt: skip
+        return closed_before({**checkpoint, "undecided": list(concerned)})
 
     async def until(self, ready: Callable[[], bool], timeout_s: float) -> bool:
         """Wait until `ready`, which is asked again after every fold; False when the time ran out first."""
@@ -86,3 +99,7 @@ class Partition:
     def _folded(self) -> None:
         if self._next_fold is not None and not self._next_fold.done():
             self._next_fold.set_result(None)
+
+
+def _not_deciding() -> Progress | None:
+    return None

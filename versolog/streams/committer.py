@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -114,6 +114,19 @@ class Stand(NamedTuple):
     outcomes: int
 
 
+class Progress(NamedTuple):
+    """How far an owner is with what it has taken in."""
+
+    level: bool
+    """Whether it has taken in all that was in the log when it became the owner."""
+    undecided: Mapping[int, frozenset[str]]
+    """By offset, what waits for a turn or for votes, and the groups that it concerns."""
+    decided: int
+    """Transactions decided since it became the owner, and of them"""
+    stored: int
+    """those that are committed and in the store."""
+
+
 class Replica(Protocol):
     """The owner's own copy of the partition: what is decided is folded into it."""
 
@@ -158,16 +171,17 @@ class Committer:
         ballots: Ballots,
         threads: ThreadPoolExecutor,
         tally: Tally,
-        log_start: Callable[[int], int],
+        log_span: Callable[[int], tuple[int, int]],
         failed: Callable[[BaseException], None],
     ) -> None:
-        """`log_start` answers the first offset that `transactions[partition]` still holds; it may block. `failed` is
-        called on the event loop when a commit failed: `take` would say so too, but it may be long until the next."""
+        """`log_span` answers the first offset that `transactions[partition]` still holds, and its last stable
+        offset; it may block. `failed` is called on the event loop when a commit failed: `take` would say so too, but it may be
+        long until the next."""
         self._partition, self._partitions = partition, partitions
         self._replica, self._kafka, self._topics, self._codec = replica, kafka, topics, codec
         self._ballots = ballots
         self._participant: Participant | None = None
-        self._threads, self._tally, self._log_start, self._failed = threads, tally, log_start, failed
+        self._threads, self._tally, self._log_span, self._failed = threads, tally, log_span, failed
         self._commit_schema_id = codec.id_of(COMMIT)
         self._outcomes_schema_id = codec.id_of(OUTCOMES)
         self._producer: Producer | None = None
@@ -189,7 +203,7 @@ class Committer:
         overlay = self._overlay = Overlay(self._replica.state)
         participant = Participant(overlay, self._partition, self._partitions, self._replica.checkpoint)
         first = participant.first_offset
-        start = await self._in_thread(partial(self._log_start, self._partition))
+        start, self._level_at = await self._in_thread(partial(self._log_span, self._partition))
         if start > first:
             raise BrokenLog(
                 f"transactions[{self._partition}] begins at offset {start}, and {first} is the first that is not "
@@ -197,6 +211,7 @@ class Committer:
                 partition=self._partition, expected=first, found=start,
             )  # fmt: skip
         self._participant = participant
+        self._decided = self._stored = 0
         self._open = Batch()
         self._has_work = asyncio.Event()
         self._has_room = asyncio.Event()
@@ -232,6 +247,14 @@ class Committer:
         """What is undecided, in the order of the log, each with the participants that have not voted yet."""
         participant = self._participant
         return [] if participant is None else [(one, participant.missing(one)) for one in participant.waiting]
+
+    def progress(self) -> Progress | None:
+        """How far it is; None while it is not the owner."""
+        participant = self._participant
+        if participant is None:
+            return None
+        level = participant.next_offset >= self._level_at
+        return Progress(level, participant.undecided_groups(), self._decided, self._stored)
 
     def _loop_ended(self, task: asyncio.Task[None]) -> None:
         if task is self._loop_task and not task.cancelled() and (error := task.exception()) is not None:
@@ -297,6 +320,7 @@ class Committer:
         assert participant is not None, "recover comes first"
         decisions, ballots = participant.turn()
         self._open.add(decisions)
+        self._decided += len(decisions)
         for decision in decisions:
             if decision.code == "undecidable":
                 self._log.error("undecidable", id=decision.transaction_id, reason=str(decision.error))
@@ -375,6 +399,7 @@ class Committer:
             await self._in_thread(partial(self._commit, batch))
             self._tally.committed(self._partition, batch.transactions, time.perf_counter() - begun)
             self._overlay.drop(batch.layer)
+            self._stored += len(batch.decisions)
             self._replica.applied(batch.decisions)
             self._tally.decided(self._partition, batch.decisions)
 

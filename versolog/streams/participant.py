@@ -50,6 +50,11 @@ class Undecided:
     vote again, and the others would wait for ever."""
 
     @property
+    def groups(self) -> frozenset[str]:
+        transaction = self.asked.transaction
+        return frozenset(part["group"] for part in transaction["parts"]) if transaction is not None else frozenset()
+
+    @property
     def sequence_offset(self) -> int | None:
         return None if self.asked.share is None else self.asked.share.sequence_offset
 
@@ -163,6 +168,10 @@ class Participant:
     @property
     def undecided_count(self) -> int:
         return len(self._undecided)
+
+    def undecided_groups(self) -> dict[int, frozenset[str]]:
+        """By offset, what waits, and the groups that it concerns."""
+        return {offset: one.groups for offset, one in self._undecided.items()}
 
     def missing(self, undecided: Undecided) -> list[int]:
         """The participants whose vote is not heard yet; our own while it is not in the log."""

@@ -24,6 +24,7 @@ from versolog.projections.http.groups import Groups
 from versolog.projections.http.health import Health
 from versolog.projections.http.differences import Comparisons
 from versolog.projections.http.history import History
+from versolog.projections.http.moments import Moments
 from versolog.projections.http.operations import Operations
 from versolog.projections.http.proofs import Proofs, Source
 from versolog.projections.http.refs import Refs
@@ -48,6 +49,7 @@ TAGS = {
     "transactions": "Writing: one transaction, many, or the outcome of one that was sent before.",
     "rows": "Reading rows at any version, and writing one by itself.",
     "history": "What happened: to a row, to a group, between two versions.",
+    "moments": "Many groups at one moment, and store-wide tags that name moments.",
     "groups": "What there is, its schemas and merge functions, branches and tags.",
     "operations": "Merging, undoing and doing again: commits on a branch as a whole, with dry runs.",
     "proofs": "The hash chain computed again from the log, and digests of all that is held.",
@@ -79,6 +81,7 @@ def app(
             comparisons=Comparisons(node),
             groups=Groups(node, writes, relay),
             refs=Refs(node, writes),
+            moments=Moments(node, writes, relay),
             operations=Operations(node, writes, Rehearsals(node)),
             proofs=Proofs(node, relay, source),
             registry=None if registry is None else Registry(registry),

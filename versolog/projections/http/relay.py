@@ -19,7 +19,7 @@ from starlette.responses import Response, StreamingResponse
 from versolog.projections.http import answer
 from versolog.projections.http.reads import BEYOND_WAIT_S, FORWARDED, SLOW_ANSWER_S
 from versolog.projections.node import Elsewhere, Node
-from versolog.schemas.errors import Unavailable
+from versolog.schemas.errors import Unavailable, VersologError
 from versolog.schemas.outcome import Outcome
 from versolog.schemas.topics import partition_of
 from versolog.streams.transaction import Transaction
@@ -32,6 +32,8 @@ _HOP_BY_HOP = {
     "connection", "content-length", "host", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer",
     "transfer-encoding", "upgrade",
 }  # fmt: skip
+
+_PROBLEM = {"type", "title", "status", "detail", "code"}
 
 
 class Relay:
@@ -91,6 +93,23 @@ class Relay:
             if outcome.missing:
                 await asyncio.sleep(ASK_AGAIN_S)
         return outcome
+
+    async def ask(self, elsewhere: Elsewhere, path: str, asked: Mapping[str, Any], wait_s: float) -> dict[str, Any]:
+        """The JSON that the owner answers to a POST of what one node asks another. Raises its error, and Unavailable."""
+        request = self._client.build_request(
+            "POST",
+            "http://owner",
+            headers={"content-type": answer.JSON, "versolog-wait": f"{wait_s:.3f}", FORWARDED: "1"},
+            content=orjson.dumps(asked),
+            timeout=_timeout(elsewhere.answer_within_s),
+        )
+        found = await self._ask_owner(elsewhere, request, path.encode())
+        told: dict[str, Any] = orjson.loads(await found.aread())
+        if not found.is_success:
+            kind = Unavailable if found.status_code == HTTPStatus.SERVICE_UNAVAILABLE else VersologError
+            facts = {name: fact for name, fact in told.items() if name not in _PROBLEM}
+            raise kind(told["detail"], code=told["code"], status=found.status_code, **facts)
+        return told
 
     async def first_found(self, request: Request) -> Response | None:
         """The first answer but 404 of the other owners; None where none of them knows. Raises Unavailable."""

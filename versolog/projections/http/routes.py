@@ -14,6 +14,7 @@ from versolog.projections.http.direct import ROW, ROWS, TRANSACTIONS
 from versolog.projections.http.groups import GroupQuery, Groups, GroupsQuery, MergeFunctionsRequest, SettingQuery
 from versolog.projections.http.health import Health
 from versolog.projections.http.history import History, HistoryQuery, KeyQuery, LogQuery
+from versolog.projections.http.moments import READ, Moments, ReadRequest, StoreTagRequest
 from versolog.projections.http.operations import CommitsRequest, MergeRequest, Operations, RollbackRequest
 from versolog.projections.http.proofs import DigestQuery, Proofs
 from versolog.projections.http.refs import (
@@ -36,6 +37,7 @@ WRITTEN: dict[int, Any] = {201: shapes.Outcome, 202: shapes.Undecided}
 JSON_OBJECT = {"type": "object"}
 NAMES = {"type": "array", "items": {"type": "string"}}
 VERSIONS = {"type": "array", "items": {"type": "integer"}}
+STORE_TAGS = "/v1/tags"
 GROUP = "/v1/groups/{group}"
 TABLE = GROUP + "/tables/{table}"
 ROW_PATH = ROW.replace("{key}", "{key:path}")
@@ -51,6 +53,7 @@ class Handlers:
     comparisons: Comparisons
     groups: Groups
     refs: Refs
+    moments: Moments
     operations: Operations
     proofs: Proofs
     registry: Registry | None
@@ -68,6 +71,7 @@ def describe(described: Described, handlers: Handlers) -> None:
     _checks(described, handlers.groups)
     _merge_functions(described, handlers.groups)
     _refs(described, handlers.refs)
+    _moments(described, handlers.moments)
     _operations(described, handlers.operations)
     _proofs(described, handlers.proofs)
     if handlers.registry is not None:
@@ -464,6 +468,47 @@ def _refs(add: Described, refs: Refs) -> None:
         headers=WRITES,
         answers=WRITTEN,
     )
+
+def _moments(add: Described, moments: Moments) -> None:
+    add(
+        "POST",
+        READ,
+        moments.read,
+        tag="moments",
+        summary="Read rows of many groups at one moment",
+        description="Every transaction is seen whole or not at all, and the answer names the moment: asked for there, it "
+        "is the same for ever. Without `at` it is the newest, with all that was acknowledged, or could be read anywhere, "
+        "before this read began.",
+        query=Query,
+        body=ReadRequest,
+        answers={200: shapes.Moment},
+    )
+    add(
+        "GET", STORE_TAGS, moments.tags, tag="moments", summary="The store-wide tags, by name", query=Query,
+        answers={200: shapes.StoreTags},
+    )  # fmt: skip
+    tag = STORE_TAGS + "/{name}"
+    add(
+        "GET", tag, moments.tag, tag="moments", summary="The moment that a store-wide tag names", query=Query,
+        answers={200: shapes.StoreTag},
+    )  # fmt: skip
+    add(
+        "PUT",
+        tag,
+        moments.put_tag,
+        tag="moments",
+        summary="Name a moment of the whole store",
+        description="Without `at` the moment has all that was acknowledged before, in every group.",
+        query=OperationQuery,
+        headers=WRITES,
+        body=StoreTagRequest,
+        answers=WRITTEN,
+    )
+    add(
+        "DELETE", tag, moments.delete_tag, tag="moments", summary="Delete a store-wide tag", query=OperationQuery,
+        headers=WRITES, answers=WRITTEN,
+    )  # fmt: skip
+
 
 def _operations(add: Described, operations: Operations) -> None:
     routes: tuple[tuple[str, Handler, str, type[BaseModel]], ...] = (

@@ -644,6 +644,36 @@ class Tags(Shape):
     at: Place
 
 
+class Range(Shape):
+    """The rows of a range at a moment, and the version that their group stood at, 0 before its first."""
+
+    rows: list[Row]
+    version: Annotated[int, Field(ge=0)]
+    after: Annotated[str | None, Field(description="Send it as `after`, at the same moment, to go on; null at the end.")]
+
+
+class Moment(Shape):
+    """What stood at one moment: for each read, in order, the row (null where there was none) or the range."""
+
+    at: Time
+    results: list[Row | Range | None]
+
+
+class StoreTag(Shape):
+    """A store-wide tag: the moment it names, and the version of `$store` that set it."""
+
+    name: Name
+    at: Time
+    version: Version
+    committed_at: Time
+
+
+class StoreTags(Shape):
+    """Store-wide tags by name."""
+
+    tags: list[StoreTag]
+
+
 class TableSchema(Shape):
     """The Avro schema that a table's rows must fit, and the version that set it."""
 
