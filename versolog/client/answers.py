@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Self
 
@@ -38,6 +38,87 @@ class Row:
     def from_json(cls, told: Json) -> Self:
         committed_at = moment(told["committed_at"])
         return cls(told["group"], told["table"], told["key"], told["version"], committed_at, told["row"])
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """One row by its `key`, or, without one, up to `limit` rows of a range: with `prefix`, from `start` up to, not
+    including, `end`, with fields as `where` says, and after the key `after`."""
+
+    group: str
+    table: str
+    key: str | None = None
+    branch: str | None = None
+    prefix: str | None = None
+    start: str | None = None
+    end: str | None = None
+    where: str | None = None
+    after: str | None = None
+    limit: int | None = None
+
+    def to_json(self) -> Json:
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The rows of a range at a moment."""
+
+    rows: list[Row]
+    version: int
+    """The version that the group stood at; 0 before its first."""
+    after: str | None
+    """Where the next read of the range, at the same moment, goes on; None at its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What stood at one moment, in the order it was asked for: a row (None where there was none) or a range.
+
+    `at` may be asked for again, with the same answer for ever.
+    """
+
+    at: datetime
+    results: list[Row | Range | None]
+
+    @classmethod
+    def from_json(cls, told: Json) -> Self:
+        return cls(moment(told["at"]), [_result(one) for one in told["results"]])
+
+    def row(self, index: int) -> Row | None:
+        """What was read as a row."""
+        found = self.results[index]
+        assert not isinstance(found, Range), f"read {index} is of a range"
+        return found
+
+    def range(self, index: int) -> Range:
+        """What was read as a range."""
+        found = self.results[index]
+        assert isinstance(found, Range), f"read {index} is of a row"
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class StoreTag:
+    """A tag of the whole store, and the moment that it names."""
+
+    name: str
+    at: datetime
+    version: int
+    """Of the group `$store`, whose commit made it."""
+    committed_at: datetime
+
+    @classmethod
+    def from_json(cls, told: Json) -> Self:
+        return cls(told["name"], moment(told["at"]), told["version"], moment(told["committed_at"]))
+
+
+def _result(told: Json | None) -> Row | Range | None:
+    if told is None:
+        return None
+    if "rows" in told:
+        return Range([Row.from_json(row) for row in told["rows"]], told["version"], told["after"])
+    return Row.from_json(told)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,13 @@ from versolog.client.answers import (
     GroupHead,
     LoggedCommit,
     MergeFunctions,
+    Moment,
     Past,
+    Read,
     Rehearsal,
     Row,
     RowChange,
+    StoreTag,
     TableChecks,
     TableSchema,
     Tag,
@@ -36,7 +39,7 @@ from versolog.client.calls import RETRY_FOR_S, TIMEOUT_S, Again, At, Call, Page,
 from versolog.schemas.conflicts import Conflict, Resolution
 from versolog.schemas.errors import MergeConflict, VersologError
 from versolog.schemas.outcome import Outcome
-from versolog.streams.state import MAIN
+from versolog.streams.state import MAIN, STORE_GROUP, STORE_TAGS_TABLE
 from versolog.streams.transaction import Transaction
 
 Answer = TypeVar("Answer")
@@ -217,6 +220,15 @@ class AsyncClient:
         """Take a tag away."""
         return await self.send(self.transaction(group, **about).operation("delete-tag", name=name))
 
+    async def tag_store(self, name: str, at: At = None, *, message: str = "", author: str | None = None) -> Outcome:
+        """Name a moment of the whole store: a time, or the newest one. Raises PreconditionFailed for a taken name."""
+        about = {"author": self._author if author is None else author, "message": message}
+        return await self._do(calls.tag_store(name, at, about))
+
+    async def delete_store_tag(self, name: str, **about: Any) -> Outcome:
+        """Take a tag of the whole store away."""
+        return await self.send(self.transaction(STORE_GROUP, **about).delete(STORE_TAGS_TABLE, name))
+
     async def set_schema(self, group: str, table: str, schema: Mapping[str, Any] | None, **about: Any) -> Outcome:
         """Set the Avro schema that the table's rows must fit from now on; None takes it away."""
         tx = self.transaction(group, **about)
@@ -327,6 +339,22 @@ class AsyncClient:
             "table": table, "prefix": prefix,
         }  # fmt: skip
         return self._all(lambda cursor: calls.differences(group, query, cursor))
+
+    async def read(self, *reads: Read, at: At = None) -> Moment:
+        """Rows and ranges of many groups, all at one moment, so that every transaction is seen whole or not at all.
+
+        `at` is a time or a store-wide tag; without it the moment is the newest, with all that was acknowledged, or
+        could be read anywhere, before.
+        """
+        return await self._do(calls.read(reads, at))
+
+    async def store_tags(self) -> list[StoreTag]:
+        """The tags of the whole store, by name."""
+        return await self._do(calls.store_tags())
+
+    async def store_tag(self, name: str) -> StoreTag:
+        """The moment that a tag of the whole store names. Raises NotFound."""
+        return await self._do(calls.store_tag(name))
 
     def groups(self, prefix: str = "") -> AsyncIterator[GroupHead]:
         """The groups by name."""

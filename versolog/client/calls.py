@@ -25,10 +25,13 @@ from versolog.client.answers import (
     GroupHead,
     LoggedCommit,
     MergeFunctions,
+    Moment,
     Past,
+    Read,
     Rehearsal,
     Row,
     RowChange,
+    StoreTag,
     TableChecks,
     TableSchema,
     Tag,
@@ -52,7 +55,7 @@ from versolog.schemas.errors import (
 )
 from versolog.schemas.outcome import Outcome
 from versolog.schemas.times import micros_from, millis_to_text
-from versolog.streams.transaction import Transaction
+from versolog.streams.transaction import Transaction, new_id
 
 Answer = TypeVar("Answer")
 Item = TypeVar("Item")
@@ -355,6 +358,24 @@ def schema(group: str, table: str, at: At, branch: str | None) -> Call[TableSche
 
 def checks(group: str, table: str, at: At, branch: str | None) -> Call[TableChecks]:
     return _read(group, f"{_table(table)}/checks", TableChecks.from_json, at=at, branch=branch)
+
+
+def read(reads: Iterable[Read], at: At) -> Call[Moment]:
+    asked = {"at": reference(at), "reads": [one.to_json() for one in reads]}
+    return Call("POST", "/v1/read", _json(Moment.from_json), body=orjson.dumps(asked))
+
+
+def store_tags() -> Call[list[StoreTag]]:
+    return Call("GET", "/v1/tags", _json(_each("tags", StoreTag.from_json)))
+
+
+def store_tag(name: str) -> Call[StoreTag]:
+    return Call("GET", f"/v1/tags/{_segment(name)}", _json(StoreTag.from_json))
+
+
+def tag_store(name: str, at: At, about: Mapping[str, str]) -> Call[Outcome]:
+    asked = {"id": new_id(), **about} | ({} if at is None else {"at": reference(at)})
+    return Call("PUT", f"/v1/tags/{_segment(name)}", _json(Outcome.from_json), body=orjson.dumps(asked))
 
 
 def verify(group: str) -> Call[Verified]:

@@ -9,15 +9,10 @@ follows from the log like all else. What it names is the time that its commit ha
 
 from __future__ import annotations
 
-from typing import Final
-
 import orjson
 
 from versolog.schemas.times import looks_like_time, micros_from_text
 from versolog.streams.state import Row
-
-STORE_GROUP: Final = "$store"
-TAGS_TABLE: Final = "tags"
 
 
 def tagged_ms(row: Row) -> int | None:

@@ -15,6 +15,10 @@ SUMS_TABLE = "$sums"
 DERIVED_TABLES = frozenset({UNIQUE_TABLE, SUMS_TABLE})
 """Their rows follow from the other tables', on each branch: they are made anew, never merged or undone themselves."""
 
+STORE_GROUP = "$store"
+STORE_TAGS_TABLE = "tags"
+"""Where store-wide tags are rows."""
+
 NO_HASH = bytes(32)
 
 

@@ -29,7 +29,7 @@ from versolog.projections.http.request import (
     wait_s,
 )
 from versolog.projections.http.transactions import Writes
-from versolog.projections.moments import STORE_GROUP, TAGS_TABLE, tagged_ms
+from versolog.projections.moments import tagged_ms
 from versolog.projections.node import Elsewhere, Node
 from versolog.projections.partition import Partition
 from versolog.projections.queries import Predicate
@@ -37,7 +37,7 @@ from versolog.schemas.documents import to_text
 from versolog.schemas.errors import Invalid, refusal
 from versolog.schemas.times import looks_like_time, micros_from_text, millis_to_text
 from versolog.schemas.topics import partition_of
-from versolog.streams.state import MAIN, Row
+from versolog.streams.state import MAIN, STORE_GROUP, STORE_TAGS_TABLE, Row
 from versolog.streams.versions import At, TimeRef, resolve_ref
 
 READ = "/v1/read"
@@ -221,13 +221,13 @@ class Moments:
             await self._read_of(partition_of(STORE_GROUP, self._node.count), {}, time_ms, deadline_s)
         else:
             row["at"] = millis_to_text(await self._time_of(asked.at, deadline_s))
-        tx = operation_of(request, STORE_GROUP, asked).put(TAGS_TABLE, name, row).expect_absent(TAGS_TABLE, name)
+        tx = operation_of(request, STORE_GROUP, asked).put(STORE_TAGS_TABLE, name, row).expect_absent(STORE_TAGS_TABLE, name)
         return await self._writes.answer(request, tx, query.wait)
 
     async def delete_tag(self, request: Request) -> Response:
         """DELETE /v1/tags/{name}"""
         query = read_query(request, OperationQuery)
-        tx = operation_of(request, STORE_GROUP, query).delete(TAGS_TABLE, segment(request, "name"))
+        tx = operation_of(request, STORE_GROUP, query).delete(STORE_TAGS_TABLE, segment(request, "name"))
         return await self._writes.answer(request, tx, query.wait)
 
     async def _tag(self, name: str, deadline_s: float) -> dict[str, Any]:
@@ -289,7 +289,7 @@ def _refuse_too_much(reads: Sequence[ReadAsked]) -> None:
 
 
 def _of_tags(**about: Any) -> ReadAsked:
-    return ReadAsked.model_validate({"group": STORE_GROUP, "table": TAGS_TABLE, **about})
+    return ReadAsked.model_validate({"group": STORE_GROUP, "table": STORE_TAGS_TABLE, **about})
 
 
 def _groups(reads: Reads) -> set[str]:
