@@ -109,7 +109,8 @@ class Worker:
         except VersologError as error:
             place.error = error
             raise
-        place.role, place.error, place.progress = "owner", None, committer.progress
+        place.role, place.error = "owner", None
+        place.progress, place.waiting = committer.progress, committer.waiting
         place.caught_up()
         if partition == SEQUENCER_BESIDE:
             self._sequencer.start()

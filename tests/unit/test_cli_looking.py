@@ -141,3 +141,23 @@ def test_what_people_wrote_is_shown_as_they_wrote_it(served: Served, run: Run) -
     assert row in run("history", "UA", "[t]", "[bold]")
     assert "[red]ann[/]" in run("log", "UA")
     assert "'[/x]'" in run("get", "UA", "[t]", "[/x]", status=1)
+
+
+def test_groups_are_read_together_and_the_whole_store_is_tagged(served: Served, run: Run) -> None:
+    with Client(served.url) as db:
+        tx = db.transaction(None)
+        tx.group("a").put("t", "k/1", {"n": 1})
+        tx.group("b").put("t", "k", {"n": 2})
+        tx.send()
+    run("tag-store", "before", "--author", "ann")
+    with Client(served.url) as db:
+        db.put("b", "t", "k", {"n": 3})
+    told = run("read", "a/t/k%2F1", "b/t", "--at", "before").splitlines()
+    assert [line.split()[-1] for line in told[2:]] == ['{"n":1}', '{"n":2}']
+    (tag,) = lines(run("tags", "--json"))
+    (found,) = lines(run("read", "b/t/k", "--at", "before", "--json"))
+    assert (tag["name"], tag["at"]) == ("before", found["at"])
+    assert run("tags").splitlines()[1].startswith("before")
+    assert "unknown-ref" in run("read", "b/t/k", "--at", "never", status=1)
+    assert "GROUP/TABLE" in run("read", "b", status=1)
+    assert run("transactions", "--waiting").splitlines() == ["id  partition  groups  since  waited  for"]

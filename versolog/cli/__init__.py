@@ -19,15 +19,15 @@ app = typer.Typer(
 _ROOMS: dict[str, list[Callable[..., None]]] = {
     "Run": [running.up, running.worker],
     "Write": [
-        writing.put, writing.patch, writing.delete, writing.send, writing.tag, writing.checks, writing.rollback,
-        writing.drop,
+        writing.put, writing.patch, writing.delete, writing.send, writing.tag, writing.tag_store, writing.checks,
+        writing.rollback, writing.drop,
     ],
     "Branch and merge": [
         branching.branch, branching.merge, branching.conflicts, branching.revert, branching.cherry_pick,
     ],
     "Look": [
-        looking.get, looking.rows, looking.history, looking.blame, looking.log, looking.show, looking.diff,
-        looking.groups, looking.tags, looking.outcome,
+        looking.get, looking.rows, looking.read, looking.history, looking.blame, looking.log, looking.show,
+        looking.diff, looking.groups, looking.tags, looking.outcome, looking.transactions,
     ],
     "Prove and restore": [restoring.replay, restoring.serve, restoring.digest, restoring.verify],
 }  # fmt: skip

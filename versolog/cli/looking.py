@@ -6,17 +6,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Annotated, Any
+from urllib.parse import unquote
 
 import typer
 
 from versolog.cli.graph import Node, draw
 from versolog.cli.shown import errors_told, out, print_json, print_table, spelled
-from versolog.client import Client, Counts, LoggedCommit, RowChange, TableChanges
+from versolog.client import Client, Counts, LoggedCommit, Range, Read, RowChange, TableChanges
 from versolog.client.calls import PAGE_COMMITS
 from versolog.schemas.errors import Invalid
+from versolog.schemas.times import micros_from, millis_to_text
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 LOG_LIMIT = 20
+TABLE_ROWS_MAX = 1_000
 
 Group = Annotated[str, typer.Argument(help="The group.", show_default=False)]
 TableName = Annotated[str, typer.Argument(metavar="TABLE", help="The table.", show_default=False)]
@@ -179,11 +182,54 @@ def groups(
         _show(found, as_json, titles, lambda group: (group.group, group.version, group.committed_at))
 
 
-def tags(group: Group, at: At = None, url: Url = DEFAULT_URL, as_json: Json = False) -> None:
-    """The tags of a group."""
+def tags(
+    group: Annotated[str | None, typer.Argument(help="Default: those of the whole store.", show_default=False)] = None,
+    at: At = None, url: Url = DEFAULT_URL, as_json: Json = False,
+) -> None:  # fmt: skip
+    """The tags of a group, or of the whole store."""
     with connected(url, as_json) as client:
+        if group is None:
+            titles = ("tag", "moment", "committed at")
+            _show(client.store_tags(), as_json, titles, lambda tag: (tag.name, tag.at, tag.committed_at))
+            return
         titles = ("tag", "version", "committed at")
         _show(client.tags(group, at), as_json, titles, lambda tag: (tag.name, tag.version, tag.committed_at))
+
+
+def read(
+    rows: Annotated[list[str], typer.Argument(
+        metavar="GROUP/TABLE/KEY…", help="Rows, of any groups; a / in a name as %2F. Without a key, the whole table.",
+        show_default=False,
+    )],
+    at: Annotated[str | None, typer.Option(help="A time or a store-wide tag. Default: the newest moment.")] = None,
+    url: Url = DEFAULT_URL, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Rows of many groups at one moment, each transaction whole or not at all."""
+    with connected(url, as_json) as client:
+        found = client.read(*map(_read_named, rows), at=at)
+        if as_json:
+            print_json(found)
+            return
+        print(f"at {millis_to_text(micros_from(found.at) // 1000)}")
+        listed = [row for result in found.results for row in (result.rows if isinstance(result, Range) else [result])]
+        print_table(("group", "table", "key", "version", "row"), (
+            (row.group, row.table, row.key, row.version, row.row) for row in listed if row is not None
+        ))  # fmt: skip
+
+
+def transactions(
+    waiting: Annotated[bool, typer.Option("--waiting", help="Those that are not decided yet, and why.")] = False,
+    url: Url = DEFAULT_URL, as_json: Json = False,
+) -> None:  # fmt: skip
+    """The transactions that wait: for votes of other partitions, or for transactions before them."""
+    with connected(url, as_json) as client:
+        if not waiting:
+            raise Invalid("say --waiting: what is decided is listed by `log`, group by group", field="waiting")
+        titles = ("id", "partition", "groups", "since", "waited", "for")
+        _show(client.waiting(), as_json, titles, lambda one: (
+            one.id, one.partition, ", ".join(one.groups), one.since, f"{one.waited_s:.1f} s",
+            "votes of " + ", ".join(map(str, one.awaited)) if one.awaited else "those before it",
+        ))  # fmt: skip
 
 
 def outcome(
@@ -244,3 +290,13 @@ def _show(found: Iterable[Any], as_json: bool, titles: tuple[str, ...], line: An
             print_json(item)
     else:
         print_table(titles, map(line, found))
+
+
+def _read_named(place: str) -> Read:
+    """A row or a table, written as a path."""
+    names = [unquote(name) for name in place.split("/")]
+    if len(names) not in (2, 3) or not all(names):
+        raise Invalid(f"{place!r} is not GROUP/TABLE/KEY or GROUP/TABLE", field="rows")
+    if len(names) == 2:
+        return Read(names[0], names[1], limit=TABLE_ROWS_MAX)
+    return Read(names[0], names[1], names[2])

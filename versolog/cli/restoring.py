@@ -28,13 +28,16 @@ from versolog.config import Settings
 from versolog.lifetime import interrupt_on_sigterm
 from versolog.schemas.errors import Invalid
 
+AtOption = Annotated[
+    str | None, typer.Option("--at", help="A time or a store-wide tag; a version, branch or tag of --group.")
+]
 GroupOption = Annotated[str | None, typer.Option("--group", help="Only this group.")]
 
 
 def replay(
     into: Annotated[Path, typer.Option(help="A fresh directory for the result.", show_default=False)],
-    at: Annotated[str | None, typer.Option(help="A version, branch or tag of --group, or a time.")] = None,
-    cut: Annotated[str | None, typer.Option(help="A time: the whole store as it stood then.")] = None,
+    at: AtOption = None,
+    cut: Annotated[str | None, typer.Option(help="A time or a store-wide tag: the whole store then.")] = None,
     group: GroupOption = None,
     bootstrap: Bootstrap = None, prefix: Prefix = None,
     processes: Annotated[int | None, typer.Option(min=1, help="Default: one a core.")] = None,
@@ -75,7 +78,7 @@ def serve(
 
 def digest(
     group: GroupOption = None,
-    at: Annotated[str | None, typer.Option(help="A version, branch or tag of --group, or a time.")] = None,
+    at: AtOption = None,
     url: Url = DEFAULT_URL, as_json: Json = False,
 ) -> None:  # fmt: skip
     """The digest of a group or of the whole store: the same digest, the same content."""

@@ -75,6 +75,19 @@ def tag(
         show_outcome(done, as_json)
 
 
+def tag_store(
+    name: Annotated[str, typer.Argument(help="The tag.", show_default=False)],
+    at: Annotated[str | None, typer.Option(help="A time. Default: the newest moment.")] = None,
+    gone: Annotated[bool, typer.Option("--delete", help="Take the tag away.")] = False,
+    author: Author = "", message: Message = "", url: Url = DEFAULT_URL, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Name a moment of the whole store, to read and replay all groups as they stood then."""
+    with connected(url, as_json) as client:
+        about = {"author": author, "message": message}
+        done = client.delete_store_tag(name, **about) if gone else client.tag_store(name, at, **about)
+        show_outcome(done, as_json)
+
+
 def rollback(
     group: Group, to: Annotated[str, typer.Option(help="The version, tag or time to go back to.", show_default=False)],
     branch: Branch = MAIN,

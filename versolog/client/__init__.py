@@ -32,6 +32,7 @@ from versolog.client.answers import (
     TableSchema,
     Tag,
     Verified,
+    WaitingTransaction,
 )
 from versolog.client.asynchronous import AsyncClient, AsyncTransaction
 from versolog.client.synchronous import Client, ClientTransaction
@@ -76,4 +77,5 @@ __all__ = [
     "TableSchema",
     "Tag",
     "Verified",
+    "WaitingTransaction",
 ]

@@ -122,6 +122,24 @@ def _result(told: Json | None) -> Row | Range | None:
 
 
 @dataclass(frozen=True, slots=True)
+class WaitingTransaction:
+    """A transaction that a partition has taken in and not decided."""
+
+    id: str
+    groups: list[str]
+    """Those of this partition."""
+    partition: int
+    since: datetime
+    waited_s: float
+    awaited: list[int]
+    """The partitions that have not voted on it; none where it waits for transactions before it."""
+
+    @classmethod
+    def from_json(cls, told: Json) -> Self:
+        return cls(**{**told, "since": moment(told["since"])})
+
+
+@dataclass(frozen=True, slots=True)
 class About:
     """Who, when and why."""
 

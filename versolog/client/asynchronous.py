@@ -34,6 +34,7 @@ from versolog.client.answers import (
     TableSchema,
     Tag,
     Verified,
+    WaitingTransaction,
 )
 from versolog.client.calls import RETRY_FOR_S, TIMEOUT_S, Again, At, Call, Page, Written
 from versolog.schemas.conflicts import Conflict, Resolution
@@ -347,6 +348,10 @@ class AsyncClient:
         could be read anywhere, before.
         """
         return await self._do(calls.read(reads, at))
+
+    async def waiting(self) -> list[WaitingTransaction]:
+        """The transactions that are taken in and not decided, in all partitions, and what they wait for."""
+        return await self._do(calls.waiting())
 
     async def store_tags(self) -> list[StoreTag]:
         """The tags of the whole store, by name."""

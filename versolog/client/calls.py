@@ -36,6 +36,7 @@ from versolog.client.answers import (
     TableSchema,
     Tag,
     Verified,
+    WaitingTransaction,
 )
 from versolog.schemas import conflicts as kinds
 from versolog.schemas.conflicts import Resolution
@@ -363,6 +364,11 @@ def checks(group: str, table: str, at: At, branch: str | None) -> Call[TableChec
 def read(reads: Iterable[Read], at: At) -> Call[Moment]:
     asked = {"at": reference(at), "reads": [one.to_json() for one in reads]}
     return Call("POST", "/v1/read", _json(Moment.from_json), body=orjson.dumps(asked))
+
+
+def waiting() -> Call[list[WaitingTransaction]]:
+    told = _each("transactions", WaitingTransaction.from_json)
+    return Call("GET", "/v1/transactions:waiting", _json(told))
 
 
 def store_tags() -> Call[list[StoreTag]]:

@@ -34,6 +34,7 @@ from versolog.client.answers import (
     TableSchema,
     Tag,
     Verified,
+    WaitingTransaction,
 )
 from versolog.client.calls import RETRY_FOR_S, TIMEOUT_S, Again, At, Call, Page, Written
 from versolog.schemas.conflicts import Conflict, Resolution
@@ -349,6 +350,10 @@ class Client:
         could be read anywhere, before.
         """
         return self._do(calls.read(reads, at))
+
+    def waiting(self) -> list[WaitingTransaction]:
+        """The transactions that are taken in and not decided, in all partitions, and what they wait for."""
+        return self._do(calls.waiting())
 
     def store_tags(self) -> list[StoreTag]:
         """The tags of the whole store, by name."""

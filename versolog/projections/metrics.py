@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -33,6 +33,12 @@ class PartitionState(NamedTuple):
     """Transactions in the log that are not known here to be decided."""
     held_up_offsets: int | None
     """Transactions that can't be decided before a service ends its own Kafka transaction."""
+    waiting: int
+    """Transactions that were taken in here and are not decided: they wait for votes, or for those that do."""
+    waiting_s: float
+    """How long the first of them has."""
+    awaited: Mapping[int, int]
+    """By partition, how many of them wait for its vote."""
     store_bytes: int
     """What its store takes on the disk."""
 
@@ -147,6 +153,14 @@ class PartitionMetrics(Collector):
                 if (value := value_of(state)) is not None:
                     gauge.add_metric([str(state.number)], value)
             yield gauge
+        awaited = GaugeMetricFamily(
+            "versolog_partition_votes_awaited", "Transactions that wait for a vote of the participant.",
+            labels=["partition", "participant"],
+        )  # fmt: skip
+        for state in states:
+            for participant, transactions in state.awaited.items():
+                awaited.add_metric([str(state.number), str(participant)], transactions)
+        yield awaited
 
 
 _GAUGES: tuple[tuple[str, str, Callable[[PartitionState], float | None]], ...] = (
@@ -162,6 +176,8 @@ _GAUGES: tuple[tuple[str, str, Callable[[PartitionState], float | None]], ...] =
         "Transactions that wait for a service to end its own Kafka transaction.",
         lambda state: state.held_up_offsets,
     ),
+    ("waiting", "Transactions taken in that wait for votes, or for others that do.", lambda state: state.waiting),
+    ("waiting_seconds", "How long the first of these has waited.", lambda state: state.waiting_s),
     ("store_bytes", "What its store takes on the disk.", lambda state: state.store_bytes),
     ("next_commit_offset", "The next record of commits to fold here.", lambda state: state.next_commit_offset),
 )

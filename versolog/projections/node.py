@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from versolog.projections.intake import Intake
 from versolog.projections.lag import Lag
@@ -26,13 +27,15 @@ from versolog.schemas.outcome import Outcome
 from versolog.schemas.times import millis_to_text
 from versolog.schemas.topics import partition_of
 from versolog.streams.chain import intent_hash
-from versolog.streams.committer import Progress
+from versolog.streams.committer import Progress, Waiting
 from versolog.streams.transaction import Transaction
 from versolog.streams.versions import AncestorRef, At, Ref, TimeRef, parse_ref, resolve_ref
 
 UNDER_WAY_MAX = 20_000
 """Transactions that may wait for their outcome on one node at once."""
 TICK_AGAIN_S = 0.25
+AWAY_AFTER_S = 5.0
+"""A partition that has not voted for so long is told to be away."""
 LEVEL_AGAIN_S = 0.05
 
 _TRANSACTION = avro.schema("Transaction")
@@ -76,6 +79,16 @@ class Elsewhere(Exception):  # noqa: N818 - not a mistake: another node has to a
         )
 
 
+class Away(NamedTuple):
+    """A partition whose vote is awaited for long."""
+
+    partition: int
+    transactions: int
+    """How many wait for it."""
+    for_s: float
+    """How long the first of them has."""
+
+
 class Node:
     """What HTTP stands on. `partitions` are those that are kept here; without an intake nothing is written."""
 
@@ -112,20 +125,37 @@ class Node:
 
     def states(self) -> list[PartitionState]:
         """How each partition here stands."""
-        return [
-            PartitionState(
-                number=number,
-                role=partition.role,
-                error=None if partition.error is None else partition.error.detail,
-                next_commit_offset=partition.store.next_commit_offset,
-                lag_offsets=self.lag.offsets(number),
-                lag_s=self.lag.staleness_s(number),
-                undecided_offsets=self.lag.undecided(number),
-                held_up_offsets=self.lag.held_up(number),
-                store_bytes=partition.store.disk_bytes(),
-            )
-            for number, partition in sorted(self.partitions.items())
-        ]
+        return [self._state(number, partition) for number, partition in sorted(self.partitions.items())]
+
+    def _state(self, number: int, partition: Partition) -> PartitionState:
+        waiting = partition.waiting()
+        since_ms = min((one.since_ms for one in waiting), default=None)
+        return PartitionState(
+            number=number,
+            role=partition.role,
+            error=None if partition.error is None else partition.error.detail,
+            next_commit_offset=partition.store.next_commit_offset,
+            lag_offsets=self.lag.offsets(number),
+            lag_s=self.lag.staleness_s(number),
+            undecided_offsets=self.lag.undecided(number),
+            held_up_offsets=self.lag.held_up(number),
+            waiting=len(waiting),
+            waiting_s=0.0 if since_ms is None else max(0.0, (_now_ms() - since_ms) / 1000),
+            awaited=Counter(participant for one in waiting for participant in one.awaited),
+            store_bytes=partition.store.disk_bytes(),
+        )
+
+    def waiting(self) -> list[Waiting]:
+        """What the partitions that this node speaks for have taken in and not decided, by partition and offset."""
+        return [one for partition in self.owned() for one in partition.waiting()]
+
+    def away(self) -> list[Away]:
+        """The partitions whose votes have been awaited here for longer than AWAY_AFTER_S."""
+        now_ms = _now_ms()
+        late = [one for one in self.waiting() if now_ms - one.since_ms > AWAY_AFTER_S * 1000]
+        numbers = sorted({number for one in late for number in one.awaited})
+        awaited = {number: [one.since_ms for one in late if number in one.awaited] for number in numbers}
+        return [Away(number, len(since), (now_ms - min(since)) / 1000) for number, since in awaited.items()]
 
     def close(self, timeout_s: float) -> None:
         """Hand what was taken to the log, and take no more."""

@@ -11,7 +11,7 @@ from versolog.projections.views import View
 from versolog.schemas import codec as avro
 from versolog.schemas.errors import VersologError
 from versolog.schemas.outcome import Outcome
-from versolog.streams.committer import Progress
+from versolog.streams.committer import Progress, Waiting
 from versolog.streams.participant import closed_before
 
 Role = Literal["idle", "follower", "recovering", "owner", "stopped"]
@@ -29,6 +29,8 @@ class Partition:
         """Why it stopped."""
         self.progress: Callable[[], Progress | None] = _not_deciding
         """How far deciding is here: what its owner knows beyond the store."""
+        self.waiting: Callable[[], list[Waiting]] = list
+        """What its owner here has taken in and not decided."""
         self._waiting: dict[tuple[str, bytes], list[asyncio.Future[Outcome]]] = {}
         self._next_fold: asyncio.Future[None] | None = None
         self._read(store)

@@ -24,14 +24,17 @@ from confluent_kafka import Message, Producer
 from versolog.lifetime import end_with_parent
 from versolog.projections.copy import Manifest, open_copy
 from versolog.projections.digest import group_digest, store_digest
+from versolog.projections.moments import tagged_ms
 from versolog.projections.store import Store
 from versolog.projections.tail import OUTCOMES, Ends, Tail, catch_up, last_record
+from versolog.projections.views import View
 from versolog.schemas import codec as avro
 from versolog.schemas.codec import Codec, SchemaIds
-from versolog.schemas.errors import Invalid, Misconfigured, NotFound, Unavailable
+from versolog.schemas.errors import Invalid, Misconfigured, NotFound, Unavailable, refusal
 from versolog.schemas.topics import TopicIds, Topics, partition_of
 from versolog.streams.participant import closed_before
-from versolog.streams.versions import TimeRef, parse_ref, resolve
+from versolog.streams.state import MAIN, STORE_GROUP, STORE_TAGS_TABLE
+from versolog.streams.versions import NameRef, TimeRef, parse_ref, resolve
 
 CLOSE_TIMEOUT_S = 15.0
 CLOSE_POLL_S = 0.2
@@ -105,7 +108,8 @@ def replay(
     log: Log, into: Path, *, at: str | None, group: str | None, processes: int | None = None,
     progress: Progress | None = None,
 ) -> Manifest:  # fmt: skip
-    """Rebuild what `at` names (a version, branch or tag of `group`, or a time; None: the newest) into `into`.
+    """Rebuild what `at` names (a version, branch or tag of `group`, a time, or a tag of the whole store; None: the
+    newest) into `into`.
 
     `into` must not exist or be empty; it appears whole or not at all. Raises Invalid, NotFound for an unknown
     reference or group, Misconfigured, BrokenLog, and Unavailable for a time that the log can't close.
@@ -167,19 +171,39 @@ def _wanted(log: Log, directory: Path, at: str | None, group: str | None) -> Wan
         close(log, list(numbers), ref.time_ms)
         return Wanted(group, time_ms=ref.time_ms)
     if group is None:
-        raise Invalid(
-            f"{at!r} is a version of one group: name the group, or give a time for the whole store", field="at"
-        )
-    return Wanted(group, version=_version_of(log, directory / "names", at, group))
+        if not isinstance(ref, NameRef):
+            raise Invalid(
+                f"{at!r} is a version of one group: name the group, or give a time or a store-wide tag for the whole "
+                "store",
+                field="at",
+            )
+        time_ms = _moment_of(log, directory / "names", ref.name)
+        close(log, range(log.ids.partitions), time_ms)
+        return Wanted(time_ms=time_ms)
+    with _folded(log, directory / "names", group) as store:
+        return Wanted(group, version=resolve(store, group, at).version)
 
 
-def _version_of(log: Log, scratch: Path, at: str, group: str) -> int:
-    """What version a reference names now: asked of the log, so that a replay needs no live store."""
+def _moment_of(log: Log, scratch: Path, tag: str) -> int:
+    """The moment that a store-wide tag names now, in milliseconds."""
+    with _folded(log, scratch, STORE_GROUP) as store:
+        row = None
+        if store.head(STORE_GROUP) is not None:
+            row = View(store).row(resolve(store, STORE_GROUP, MAIN), STORE_TAGS_TABLE, tag)
+        time_ms = None if row is None else tagged_ms(row)
+    if time_ms is None:
+        raise refusal("unknown-ref", f"{tag!r} is no RFC 3339 time, and no tag of the whole store", ref=tag)
+    return time_ms
+
+
+@contextmanager
+def _folded(log: Log, scratch: Path, group: str) -> Iterator[Store]:
+    """The group alone, as the log has it now: what names mean is asked of the log, so a replay needs no live store."""
     number = partition_of(group, log.ids.partitions)
     try:
         _Folder(log, scratch, Wanted(group)).fold(number, None)
         with closing(Store.open(scratch / f"partition-{number}", partition=number, read_only=True)) as store:
-            return resolve(store, group, at).version
+            yield store
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

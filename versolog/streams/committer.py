@@ -32,7 +32,7 @@ from versolog.streams.decide import COMMIT, Asked, Decision
 from versolog.streams.failpoints import reach
 from versolog.streams.lanes import Record as LogRecord
 from versolog.streams.overlay import Layer, Overlay
-from versolog.streams.participant import Participant, Undecided
+from versolog.streams.participant import Participant
 from versolog.streams.shares import SHARE, Share, Vote, fault_of
 from versolog.streams.state import State
 
@@ -125,6 +125,19 @@ class Progress(NamedTuple):
     """Transactions decided since it became the owner, and of them"""
     stored: int
     """those that are committed and in the store."""
+
+
+class Waiting(NamedTuple):
+    """A transaction that is not decided yet."""
+
+    transaction_id: str
+    groups: frozenset[str]
+    partition: int
+    offset: int
+    since_ms: int
+    """When the log took it."""
+    awaited: tuple[int, ...]
+    """The partitions that have not voted on it; none where it waits for those before it."""
 
 
 class Replica(Protocol):
@@ -243,10 +256,22 @@ class Committer:
             await asyncio.wait({self._loop_task}, timeout=STOP_TIMEOUT_S)
         await self._abandon()
 
-    def waiting(self) -> list[tuple[Undecided, list[int]]]:
-        """What is undecided, in the order of the log, each with the participants that have not voted yet."""
+    def waiting(self) -> list[Waiting]:
+        """What is undecided, in the order of the log."""
         participant = self._participant
-        return [] if participant is None else [(one, participant.missing(one)) for one in participant.waiting]
+        if participant is None:
+            return []
+        return [
+            Waiting(
+                one.asked.transaction["id"] if one.asked.transaction is not None else "",
+                one.groups,
+                self._partition,
+                one.asked.offset,
+                one.asked.clock,
+                tuple(participant.missing(one)) if one.vote is not None else (),
+            )
+            for one in participant.waiting
+        ]
 
     def progress(self) -> Progress | None:
         """How far it is; None while it is not the owner."""

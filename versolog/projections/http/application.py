@@ -71,6 +71,7 @@ def app(
     relay = Relay(node)
     writes = Writes(node, relay, http_metrics)
     rows = Rows(node, writes)
+    moments = Moments(node, writes, relay)
     described = Described()
     describe(
         described,
@@ -81,9 +82,9 @@ def app(
             comparisons=Comparisons(node),
             groups=Groups(node, writes, relay),
             refs=Refs(node, writes),
-            moments=Moments(node, writes, relay),
+            moments=moments,
             operations=Operations(node, writes, Rehearsals(node)),
-            proofs=Proofs(node, relay, source),
+            proofs=Proofs(node, relay, moments, source),
             registry=None if registry is None else Registry(registry),
             health=Health(node, metrics),
         ),

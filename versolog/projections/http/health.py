@@ -35,6 +35,10 @@ class Health:
             "status": "ready" if ready else "not ready",
             "read_only": self._node.read_only,
             "outage": outage,
+            "away": [
+                {"partition": one.partition, "transactions": one.transactions, "for_s": round(one.for_s, 3)}
+                for one in self._node.away()
+            ],
             "partitions": [_told(state) for state in states],
         }
         headers = {"cache-control": "no-store"} | ({} if ready else {"retry-after": str(answer.RETRY_AFTER_S)})
@@ -62,5 +66,6 @@ def _told(state: PartitionState) -> dict[str, Any]:
         "error": state.error,
         "lag_offsets": state.lag_offsets,
         "undecided_offsets": state.undecided_offsets,
+        "waiting": state.waiting,
         "lag_s": None if state.lag_s is None else round(state.lag_s, 3),
     }

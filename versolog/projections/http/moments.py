@@ -129,7 +129,7 @@ class Moments:
         if at is None:
             time_ms = await self._newest({number: _groups(some) for number, some in by_partition.items()}, deadline_s)
         else:
-            time_ms = await self._time_of(at, deadline_s)
+            time_ms = await self.time_of(at, deadline_s)
         found: dict[int, bytes] = {}
         for some in await asyncio.gather(
             *(self._read_of(number, some, time_ms, deadline_s) for number, some in by_partition.items())
@@ -149,7 +149,7 @@ class Moments:
             asked = {"partition": number, "groups": None if groups is None else sorted(groups)}
             return int((await self._ask(elsewhere, asked, deadline_s))["settled"])
 
-    async def _time_of(self, at: str, deadline_s: float) -> int:
+    async def time_of(self, at: str, deadline_s: float) -> int:
         """The moment that a time or a store-wide tag names, in milliseconds."""
         if looks_like_time(at):
             self._node.refuse_time_to_come(at)
@@ -220,7 +220,7 @@ class Moments:
             time_ms = await self._newest(dict.fromkeys(range(self._node.count)), deadline_s)
             await self._read_of(partition_of(STORE_GROUP, self._node.count), {}, time_ms, deadline_s)
         else:
-            row["at"] = millis_to_text(await self._time_of(asked.at, deadline_s))
+            row["at"] = millis_to_text(await self.time_of(asked.at, deadline_s))
         tx = operation_of(request, STORE_GROUP, asked).put(STORE_TAGS_TABLE, name, row).expect_absent(STORE_TAGS_TABLE, name)
         return await self._writes.answer(request, tx, query.wait)
 

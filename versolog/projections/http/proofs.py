@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from starlette.responses import Response
 
 from versolog.projections import digest
 from versolog.projections.http import answer
+from versolog.projections.http.moments import Moments
 from versolog.projections.http.reads import FORWARDED, open_partition
 from versolog.projections.http.relay import Relay
 from versolog.projections.http.request import AtQuery, Query, read_query, segment, wait_s
@@ -20,7 +22,7 @@ from versolog.projections.partition import Partition
 from versolog.projections.tail import Ends
 from versolog.projections.verify import Verified, Verifier
 from versolog.schemas.errors import VersologError, refusal
-from versolog.schemas.times import micros_from_text
+from versolog.schemas.times import millis_to_text
 from versolog.schemas.topics import Topics
 
 
@@ -36,14 +38,14 @@ class Source:
 class DigestQuery(Query):
     """As of when."""
 
-    at: str | None = Field(None, description="An RFC 3339 time. Default: all there is.")
+    at: str | None = Field(None, description="An RFC 3339 time or a store-wide tag. Default: all there is.")
 
 
 class Proofs:
     """The handlers. What they do takes as long as reading all of it, in threads."""
 
-    def __init__(self, node: Node, relay: Relay, source: Source | None) -> None:
-        self._node, self._relay, self._source = node, relay, source
+    def __init__(self, node: Node, relay: Relay, moments: Moments, source: Source | None) -> None:
+        self._node, self._relay, self._moments, self._source = node, relay, moments, source
 
     async def verify_group(self, request: Request) -> Response:
         """GET /v1/groups/{group}/verify"""
@@ -92,8 +94,10 @@ class Proofs:
     async def digest_all(self, request: Request) -> Response:
         """GET /v1/digest"""
         query = read_query(request, DigestQuery)
-        time_ms = None if query.at is None else micros_from_text(query.at) // 1000
         timeout_s = wait_s(request, query.wait)
+        time_ms = None
+        if query.at is not None:
+            time_ms = await self._moments.time_of(query.at, time.monotonic() + timeout_s)
         forwarded = FORWARDED in request.headers
         here = self._node.owned() if forwarded else self._node.readable()
         for partition in here:
@@ -104,7 +108,7 @@ class Proofs:
         digests = await asyncio.to_thread(_digests, here, time_ms)
         if forwarded:
             return answer.document({group: computed.hex() for group, computed in digests.items()})
-        for told in await self._relay.gather("/v1/digest", {} if query.at is None else {"at": query.at}):
+        for told in await self._relay.gather("/v1/digest", {} if time_ms is None else {"at": millis_to_text(time_ms)}):
             digests |= {group: bytes.fromhex(computed) for group, computed in told.items()}
         whole = digest.combined(digests.items())
         told = {"digest": whole.hex(), "groups": len(digests), "at": query.at}

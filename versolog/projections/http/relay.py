@@ -131,6 +131,20 @@ class Relay:
             answers.append(orjson.loads(found.content))
         return answers
 
+    async def gather_owned(self, path: str, query: Mapping[str, str]) -> list[Any]:
+        """The JSON answers of the other owners; those that don't answer are passed over."""
+        owned = {partition.number for partition in self._node.owned()}
+        others = [number for number in range(self._node.count) if number not in owned]
+        owners = await self._node.owners() if others and not self._node.read_only else {}
+        urls = sorted({owners[number] for number in others if number in owners} - {self._node.own_url})
+        answers = []
+        for url in urls:
+            with suppress(Unavailable):
+                found = await self._get(url, path, query)
+                if found.status_code == HTTPStatus.OK:
+                    answers.append(orjson.loads(found.content))
+        return answers
+
     async def _owners_of(self, partitions: Iterable[int]) -> list[str]:
         """The other nodes that own any of the partitions. Raises Unavailable where one has no owner."""
         wanted = list(partitions)

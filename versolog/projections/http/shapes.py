@@ -176,6 +176,25 @@ class Undecided(BaseModel):
     detail: str
 
 
+class WaitingTransaction(Shape):
+    """A transaction that a partition has taken in and not decided."""
+
+    id: str
+    groups: list[Name] = Field(description="Those of this partition.")
+    partition: Annotated[int, Field(ge=0)]
+    since: Time
+    waited_s: float
+    awaited: list[int] = Field(
+        description="The partitions that have not voted on it; none where it waits for transactions before it."
+    )
+
+
+class WaitingTransactions(Shape):
+    """What waits in all partitions, by when it came."""
+
+    transactions: list[WaitingTransaction]
+
+
 class Problem(BaseModel):
     """Any error, as RFC 9457 has it. `code` is for programs; the facts of the case are members beside it."""
 
@@ -301,7 +320,16 @@ class PartitionHealth(Shape):
     error: str | None
     lag_offsets: int | None
     undecided_offsets: int | None
+    waiting: int = Field(description="Transactions taken in that wait for votes, or for others that do.")
     lag_s: float | None
+
+
+class Away(Shape):
+    """A partition, of whatever worker, that has not voted for long, and the transactions that wait for it."""
+
+    partition: Annotated[int, Field(ge=0)]
+    transactions: int
+    for_s: float
 
 
 class Ready(Shape):
@@ -310,6 +338,7 @@ class Ready(Shape):
     status: Literal["ready", "not ready"]
     read_only: bool
     outage: str | None = Field(description="Why this worker takes no part in the group just now.")
+    away: list[Away] = Field(description="Partitions that transactions here have waited for, for long.")
     partitions: list[PartitionHealth]
 
 

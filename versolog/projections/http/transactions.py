@@ -33,6 +33,7 @@ from versolog.projections.node import Elsewhere, Node, Sent
 from versolog.schemas.documents import from_text
 from versolog.schemas.errors import Invalid, Malformed, NotFound, Undecided, VersologError
 from versolog.schemas.outcome import Outcome
+from versolog.schemas.times import millis_to_text
 from versolog.streams.transaction import Transaction
 
 BATCH_UNDER_WAY_MAX = 2_000
@@ -40,6 +41,9 @@ BATCH_UNDER_WAY_MAX = 2_000
 SLICE_LINES = 25
 """Read between two turns of the event loop."""
 FLUSH_BYTES = 64 * 1024
+
+
+WAITING = "/v1/transactions:waiting"
 
 
 class WriteQuery(Asked):
@@ -86,11 +90,44 @@ class Writes:
             return await self._relay.transaction(elsewhere, tx, timeout_s)
         except Undecided as late:
             self._metrics.decided("undecided")
-            return undecided(late, tx)
+            return undecided(await self._why_late(late, tx), tx)
         self._metrics.decided(outcome.code or "committed")
         if outcome.missing:
             outcome = await self._relay.completed(outcome, timeout_s)
         return outcome_answer(outcome, tx, of_row=of_row)
+
+    async def waiting(self, request: Request) -> Response:
+        """GET /v1/transactions:waiting"""
+        read_query(request, Query)
+        found = await self._waiting(here_only=FORWARDED in request.headers)
+        return answer.document({"transactions": found}, headers={"cache-control": "no-store"})
+
+    async def _waiting(self, *, here_only: bool = False) -> list[dict[str, Any]]:
+        now_ms = time.time_ns() // 1_000_000
+        found = [
+            {
+                "id": one.transaction_id,
+                "groups": sorted(one.groups),
+                "partition": one.partition,
+                "since": millis_to_text(one.since_ms),
+                "waited_s": max(0.0, (now_ms - one.since_ms) / 1000),
+                "awaited": list(one.awaited),
+            }
+            for one in self._node.waiting()
+        ]
+        if not here_only:
+            for told in await self._relay.gather_owned(WAITING, {}):
+                found += told["transactions"]
+        return sorted(found, key=lambda one: (one["since"], one["partition"]))
+
+    async def _why_late(self, late: Undecided, tx: Transaction) -> Undecided:
+        """`late`, with the partitions that the transaction waits for, as far as they can be told."""
+        mine = [one for one in await self._waiting() if one["id"] == tx.id]
+        awaited = sorted({number for one in mine for number in one["awaited"]})
+        if not mine:
+            return late
+        behind = "the votes of partitions " + ", ".join(map(str, awaited)) if awaited else "transactions before it"
+        return Undecided(f"{late.detail}; it waits for {behind}", **late.facts, awaited=awaited)
 
     async def batch(self, request: Request) -> Response:
         """POST /v1/transactions:batch"""
