@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from functools import partial
+from random import Random
 from typing import Any
 
 import httpx
@@ -12,7 +17,9 @@ import pytest
 
 from tests.cluster import Cluster, eventually
 from tests.conftest import RealBroker
-from versolog.schemas.errors import Conflict, PreconditionFailed, Undecided
+from versolog import Client
+from versolog.client import Read
+from versolog.schemas.errors import Conflict, NotFound, PreconditionFailed, Undecided
 from versolog.schemas.outcome import Outcome
 from versolog.schemas.topics import partition_of
 from versolog.streams.producer import Producer
@@ -218,15 +225,121 @@ def test_while_a_participant_is_away_only_what_it_holds_waits(
         producer.send(over([held, there])).outcome(WITHIN_S)
         cluster.workers["w2"].freeze()
         waiting = producer.send(over([held, there]))
+        with cluster.client("w1") as client:
+            listed = partial(client.get, "/v1/transactions:waiting")
+            eventually(lambda: listed().json()["transactions"], WITHIN_S, "it is taken in, and holds its groups")
         behind = producer.send(Transaction(held).put("t", "k", {"last": True}))
         for _ in range(20):
             producer.send(Transaction(free).put("t", "k", {})).outcome(WITHIN_S).raise_for_refusal()
         for one in (waiting, behind):
             with pytest.raises(Undecided):
                 one.outcome(0.1)
+        _named_as_away(cluster, away, over([held, there]), held)
         cluster.workers["w2"].thaw()
         assert waiting.outcome(WITHIN_S).committed
         assert behind.outcome(WITHIN_S).version == 3
+
+
+def _named_as_away(cluster: Cluster, away: int, tx: Transaction, held: str) -> None:
+    """Who is waited for is told to whoever waits, in what is listed, in the metrics and by readiness."""
+    url = cluster.workers["w1"].url
+    with Client(url, retry_for_s=0.01) as db:
+        db._http.headers["versolog-wait"] = "0.3"
+        with pytest.raises(Undecided, match="waits for transactions before it") as late:
+            db.send(tx)
+    assert late.value.facts["awaited"] == []
+    with Client(url) as db:
+        first, *behind = [one for one in db.waiting() if one.groups == [held]]
+    assert (first.awaited, {tuple(one.awaited) for one in behind}) == ([away], {()})
+    assert cluster.workers["w1"].metric("versolog_partition_votes_awaited", participant=str(away)) == 1
+    assert cluster.workers["w1"].metric("versolog_partition_waiting") == 1 + len(behind)
+
+    def told() -> bool:
+        return [one["partition"] for one in httpx.get(f"{url}/readyz").json()["away"]] == [away]
+
+    eventually(told, WITHIN_S, "readiness names who is away")
+
+
+def test_every_moment_shows_each_transaction_whole(running: Cluster) -> None:
+    """Money goes round between four partitions, over both workers, while others add it up through either of them."""
+    some = groups()
+    urls = [worker.url for worker in running.workers.values()]
+    with Client(urls[0]) as db:
+        tx = db.transaction(None)
+        for group in some:
+            tx.group(group).put("t", "k", {"n": 100})
+        tx.send()
+    over_ = threading.Event()
+
+    def send(url: str, seed: int) -> int:
+        chance, sent = Random(seed), 0
+        with Client(url) as db:
+            while not over_.is_set():
+                some_, amount = chance.sample(some, chance.randint(2, 4)), chance.randint(1, 9)
+                tx = db.transaction(None)
+                for group in some_[1:]:
+                    tx.group(group).add("t", "k", {"n": amount})
+                tx.group(some_[0]).add("t", "k", {"n": -amount * (len(some_) - 1)})
+                tx.send()
+                sent += 1
+        return sent
+
+    def add_up(url: str) -> dict[datetime, list[int]]:
+        found: dict[datetime, list[int]] = {}
+        with Client(url) as db:
+            for _ in range(25):
+                told = db.read(*(Read(group, "t", "k") for group in some))
+                found[told.at] = [0 if row is None else row.row["n"] for row in map(told.row, range(len(some)))]
+        return found
+
+    with ThreadPoolExecutor(6) as threads:
+        senders = [threads.submit(send, urls[number % 2], number) for number in range(4)]
+        try:
+            moments = [threads.submit(add_up, url).result() for url in urls]
+        finally:
+            over_.set()
+        assert all(sender.result() for sender in senders)
+    for told in moments:
+        assert {sum(amounts) for amounts in told.values()} == {400}
+        assert len({tuple(amounts) for amounts in told.values()}) > 1, "and it did go round"
+    with Client(urls[0]) as db, Client(urls[1]) as other:
+        for at, amounts in (moments[0] | moments[1]).items():
+            for one in (db, other):
+                again = one.read(*(Read(group, "t", "k") for group in some), at=at)
+                assert [0 if row is None else row.row["n"] for row in map(again.row, range(len(some)))] == amounts
+
+
+def test_a_moment_has_all_that_was_acknowledged_before(running: Cluster) -> None:
+    some = groups()
+    with Client(running.workers["w1"].url) as db, Client(running.workers["w2"].url) as other:
+        for number in range(10):
+            tx = db.transaction(None)
+            for group in some:
+                tx.group(group).put("t", "k", {"n": number})
+            tx.send()
+            for group in some:
+                found = other.read(Read(group, "t", "k")).row(0)
+                assert found is not None
+                assert found.row == {"n": number}
+
+
+def test_a_store_wide_tag_can_be_replayed(running: Cluster) -> None:
+    some = groups()
+    with Client(running.workers["w1"].url) as db, Client(running.workers["w2"].url) as other:
+        tx = db.transaction(None)
+        for group in some:
+            tx.group(group).put("t", "k", {"n": 1})
+        tx.send()
+        other.tag_store("before-it-broke")
+        for group in some:
+            db.put(group, "t", "k", {"n": 2})
+        assert [other.read(Read(group, "t", "k"), at="before-it-broke").row(0) for group in some] == [
+            db.row(group, "t", "k", at=1) for group in some
+        ]
+        live = db.digest(at="before-it-broke")
+    assert running.replay(at="before-it-broke").digest == live
+    with pytest.raises(NotFound, match="no tag of the whole store"):
+        running.replay("never", at="never")
 
 
 def test_a_killed_participant_goes_on_with_what_was_undecided(

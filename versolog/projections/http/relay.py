@@ -27,6 +27,8 @@ from versolog.streams.transaction import Transaction
 CONNECT_TIMEOUT_S = 2.0
 CONNECTIONS_MAX = 200
 ASK_AGAIN_S = 0.02
+AT_ONCE_S = 1.0
+"""How long an owner may take that is asked for what can be told without it."""
 
 _HOP_BY_HOP = {
     "connection", "content-length", "host", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer",
@@ -132,18 +134,15 @@ class Relay:
         return answers
 
     async def gather_owned(self, path: str, query: Mapping[str, str]) -> list[Any]:
-        """The JSON answers of the other owners; those that don't answer are passed over."""
+        """The JSON answers of the other owners; those that don't answer at once are passed over."""
         owned = {partition.number for partition in self._node.owned()}
         others = [number for number in range(self._node.count) if number not in owned]
         owners = await self._node.owners() if others and not self._node.read_only else {}
         urls = sorted({owners[number] for number in others if number in owners} - {self._node.own_url})
-        answers = []
-        for url in urls:
-            with suppress(Unavailable):
-                found = await self._get(url, path, query)
-                if found.status_code == HTTPStatus.OK:
-                    answers.append(orjson.loads(found.content))
-        return answers
+        asked = (self._get(url, path, query, AT_ONCE_S) for url in urls)
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        found = [one for one in answers if isinstance(one, httpx.Response) and one.status_code == HTTPStatus.OK]
+        return [orjson.loads(one.content) for one in found]
 
     async def _owners_of(self, partitions: Iterable[int]) -> list[str]:
         """The other nodes that own any of the partitions. Raises Unavailable where one has no owner."""
@@ -153,9 +152,11 @@ class Relay:
             raise Elsewhere(away[0]).nobody()
         return sorted({owners[number] for number in wanted} - {self._node.own_url})
 
-    async def _get(self, url: str, path: str, query: Mapping[str, str]) -> httpx.Response:
+    async def _get(
+        self, url: str, path: str, query: Mapping[str, str], answer_s: float = SLOW_ANSWER_S
+    ) -> httpx.Response:
         asked = self._client.build_request(
-            "GET", url, params=dict(query) or None, headers={FORWARDED: "1"}, timeout=_timeout(SLOW_ANSWER_S)
+            "GET", url, params=dict(query) or None, headers={FORWARDED: "1"}, timeout=_timeout(answer_s)
         )
         asked.url = asked.url.copy_with(raw_path=path.encode() + (b"?" + asked.url.query if query else b""))
         try:
