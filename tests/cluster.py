@@ -184,6 +184,16 @@ class Cluster:
             states = {worker.name: worker.partitions() for worker in self.running()}
             raise AssertionError(f"{late}: {states}") from None
 
+    def level(self, within_s: float = READY_WITHIN_S) -> None:
+        """Wait until every worker has all of the log."""
+
+        def is_level() -> bool:
+            states = [state for worker in self.running() for state in worker.partitions().values()]
+            found = [state["lag_offsets"] == 0 and state["lag_s"] < 2 for state in states]
+            return len(found) == self.partitions * len(self.running()) and all(found)
+
+        eventually(is_level, within_s, "all workers have all")
+
     def stop(self) -> None:
         """Stop all workers in order; none may need to be killed for it."""
         running = self.running()
