@@ -15,11 +15,12 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from versolog.schemas import codec
 from versolog.schemas.codec import Record
-from versolog.streams.decide import Asked, Decision, Prepared, commit, decide, fold, prepare, refuse
+from versolog.streams.decide import OUTCOME, Asked, Decision, Prepared, commit, decide, fold, prepare, refuse
 from versolog.streams.holds import Holds, Name
 from versolog.streams.overlay import Overlay
-from versolog.streams.shares import COMMIT, FIRST, REFUSE, REPEAT, Vote
+from versolog.streams.shares import COMMIT, FIRST, REFUSE, REPEAT, Vote, fault_of
 
 
 class Ballot(NamedTuple):
@@ -250,7 +251,7 @@ class Participant:
         if isinstance(prepared, Prepared):
             vote = Vote(number, by, COMMIT, prepared.clock, tuple(prepared.parts()))
         elif prepared.error is None:
-            vote = Vote(number, by, REPEAT, asked.clock)
+            vote = Vote(number, by, REPEAT, asked.clock, error=fault_of(codec.decode(OUTCOME, prepared.outcome)))
         else:
             vote = Vote(number, by, REFUSE, asked.clock, error=prepared.error)
         undecided.vote = vote
@@ -271,7 +272,8 @@ class Participant:
         if own.verdict == REPEAT:
             assert isinstance(prepared, Decision)
             return prepared
-        assert all(vote.verdict != REPEAT for vote in votes), f"{asked.share} was decided elsewhere and not here"
+        # Who was sent the whole transaction alone has refused it before; the others do so for the same reason.
+        assert all(vote.error for vote in votes if vote.verdict == REPEAT), f"{asked.share} was committed, but not here"
         decided_at = max(vote.clock for vote in votes)
         refusing = next((vote.error for vote in votes if vote.error is not None), None)
         if refusing is not None:
@@ -304,7 +306,7 @@ def _said(undecided: Undecided) -> str:
     """Our vote as the checkpoint keeps it."""
     vote = undecided.vote
     assert vote is not None
-    return vote.verdict if vote.error is None else vote.error.code
+    return vote.error.code if vote.verdict == REFUSE and vote.error is not None else vote.verdict
 
 
 def _offset_of(record: Record) -> int:

@@ -59,7 +59,7 @@ class Vote:
     """Milliseconds: the least committed_at that it can give."""
     parts: tuple[VotedPart, ...] = ()
     error: VersologError | None = None
-    """Why it is refused."""
+    """Why it is refused, or was where it is a REPEAT of a refusal."""
 
     def record(self) -> Record:
         """As a record of the topic `votes` has it, beside who votes."""
