@@ -357,6 +357,45 @@ def test_what_follows_on_a_later_time_is_not_before_it(sides: Sides) -> None:
     assert [outcome.committed_at for outcome in sides.a.outcomes] == [30, 30, 12]
 
 
+def test_what_was_read_at_a_later_time_is_not_changed_before_it(sides: Sides) -> None:
+    """Or else a cut between the two would show the change, and not what was committed because it had not come yet."""
+    tx = put(B, id="x")
+    tx.group(A).expect_head(0)
+    sides.take(tx, at=(10, 30))
+    sides.exchange()
+    sides.a.take(put(A2, id="other"), 11)
+    sides.a.take(put(A, id="y"), 12)
+    assert [outcome.committed_at for outcome in sides.a.outcomes] == [30, 11, 30]
+
+
+def test_a_later_read_of_several_groups_holds_back_the_changes_of_each(sides: Sides) -> None:
+    sides.take(put(A, B, id="x"), at=(10, 30))
+    sides.exchange()
+    reads = Transaction(None, id="r")
+    reads.group(A).expect_head(1)
+    reads.group(A2).expect_head(0)
+    sides.a.take(reads, 11)
+    sides.a.take(put(A2, id="y"), 12)
+    assert [outcome.committed_at for outcome in sides.a.outcomes] == [30, 30, 30]
+
+
+def test_reads_are_remembered_until_their_time_is_closed(sides: Sides) -> None:
+    tx = put(B, id="x")
+    tx.group(A).expect_head(0)
+    sides.take(tx, at=(10, 30))
+    sides.exchange()
+    checkpoint = sides.a.participant.checkpoint()
+    assert checkpoint["reads"] == [{"group": A, "committed_at": 30}]
+    sides.a.restart(checkpoint, stored=1)
+    sides.take(put(A2, B2, id="w"), at=(20, 20))
+    sides.a.take(put(A, id="y"), 21)
+    assert sides.a.outcomes[-1].committed_at == 30
+    sides.a.take(None, 31)
+    assert sides.a.participant.checkpoint()["reads"] != [], "what waits at 20 can still be decided before 30"
+    sides.exchange()
+    assert sides.a.participant.checkpoint()["reads"] == []
+
+
 # Going on from a checkpoint
 
 

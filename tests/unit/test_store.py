@@ -21,7 +21,14 @@ from versolog.streams.state import Head, Level, Row
 from versolog.streams.versions import At
 
 ROW = '{"n":1}'
-CHECKPOINT = {"next_offset": 7, "clock": START_MS, "undecided": [], "sequence_offset": None, "votes_offset": 0}
+CHECKPOINT = {
+    "next_offset": 7,
+    "clock": START_MS,
+    "undecided": [],
+    "sequence_offset": None,
+    "votes_offset": 0,
+    "reads": [],
+}
 
 Open = Callable[..., Store]
 

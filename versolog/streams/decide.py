@@ -110,16 +110,17 @@ class Prepared(NamedTuple):
         ]
 
 
-def decide(overlay: Overlay, asked: Asked, partition: int, partitions: int) -> Decision:
+def decide(overlay: Overlay, asked: Asked, partition: int, partitions: int, floor: int = 0) -> Decision:
     """Decide one transaction and fold what was decided into the top layer of `overlay`."""
-    prepared = prepare(overlay, asked, partition, partitions)
+    prepared = prepare(overlay, asked, partition, partitions, floor)
     decision = commit(asked, prepared, prepared.clock) if isinstance(prepared, Prepared) else prepared
     fold(overlay, decision)
     return decision
 
 
-def prepare(state: State, asked: Asked, partition: int, partitions: int) -> Prepared | Decision:
-    """What `asked` would do now, or the end that it comes to without doing anything."""
+def prepare(state: State, asked: Asked, partition: int, partitions: int, floor: int = 0) -> Prepared | Decision:
+    """What `asked` would do now, or the end that it comes to without doing anything. It is not committed before `floor`
+    (milliseconds), whatever the clocks say."""
     transaction = asked.transaction
     if transaction is None:
         assert asked.fault is not None, "a record is read or has a fault"
@@ -146,7 +147,7 @@ def prepare(state: State, asked: Asked, partition: int, partitions: int) -> Prep
         # A mistake of ours, met by this transaction: refusing it is a fact like any other, and the partition goes on.
         reason = f"deciding it failed with {type(mistake).__name__}: {mistake}; please report this"
         return refuse(asked, refusal("undecidable", reason), asked.clock)
-    clock = max(asked.clock, *(ground.head.committed_at if ground.head else 0 for ground in grounds))
+    clock = max(asked.clock, floor, *(ground.head.committed_at if ground.head else 0 for ground in grounds))
     return Prepared(grounds, effects, schemas, clock)
 
 

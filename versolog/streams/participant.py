@@ -83,6 +83,10 @@ class Participant:
         sequence_offset = checkpoint["sequence_offset"] if checkpoint else None
         self._sequence_offset = FIRST if sequence_offset is None else sequence_offset
         self._votes_next: int = checkpoint["votes_offset"] if checkpoint else 0
+        reads = checkpoint["reads"] if checkpoint else []
+        self._read_at: dict[str, int] = {one["group"]: one["committed_at"] for one in reads}
+        """By group the greatest committed_at of what has read it without changing it, where that is not closed yet. What
+        changes the group afterwards is committed no earlier, or else a cut between the two would show it alone."""
         self._holds = Holds()
         self._undecided: dict[int, Undecided] = {}
         """By offset, in order."""
@@ -119,7 +123,7 @@ class Participant:
         left = self._left.pop(asked.offset, None)
         if asked.share is None:
             if not self._undecided or not self._holds.blocks(_names(asked)):
-                self._decisions.append(decide(self._overlay, asked, self._partition, self._partitions))
+                self._end(asked, decide(self._overlay, asked, self._partition, self._partitions, self._floor(asked)))
                 return
         elif left is None:
             if asked.share.previous != self._sequence_offset:
@@ -194,12 +198,16 @@ class Participant:
             }
             for offset, one in self._undecided.items()
         ]
+        undecided = sorted([*undecided, *self._left.values()], key=_offset_of)
+        closed = min([self.clock, *(one["clock"] for one in undecided)])
+        self._read_at = {group: at for group, at in self._read_at.items() if at > closed}
         return {
             "next_offset": self.next_offset,
             "clock": self.clock,
-            "undecided": sorted([*undecided, *self._left.values()], key=_offset_of),
+            "undecided": undecided,
             "sequence_offset": None if self._sequence_offset == FIRST else self._sequence_offset,
             "votes_offset": self.votes_offset,
+            "reads": [{"group": group, "committed_at": at} for group, at in self._read_at.items()],
         }
 
     # Turns
@@ -219,7 +227,7 @@ class Participant:
                 due.popleft()
                 continue
             offset = due.popleft()
-            self._decisions.append(decision)
+            self._end(undecided.asked, decision)
             del self._undecided[offset]
             self.undecided_bytes -= undecided.asked.size
             if undecided.asked.share is not None:
@@ -231,7 +239,7 @@ class Participant:
         """The decision, folded; None while votes are missing."""
         asked = undecided.asked
         if asked.share is None:
-            return decide(self._overlay, asked, self._partition, self._partitions)
+            return decide(self._overlay, asked, self._partition, self._partitions, self._floor(asked))
         if undecided.vote is None:
             if self._holds.waits(asked.offset):
                 return None
@@ -246,7 +254,8 @@ class Participant:
         asked = undecided.asked
         share = asked.share
         assert share is not None
-        prepared = undecided.prepared = prepare(self._overlay, asked, self._partition, self._partitions)
+        floor = self._floor(asked)
+        prepared = undecided.prepared = prepare(self._overlay, asked, self._partition, self._partitions, floor)
         number, by = share.sequence_offset, self._partition
         if isinstance(prepared, Prepared):
             vote = Vote(number, by, COMMIT, prepared.clock, tuple(prepared.parts()))
@@ -281,6 +290,22 @@ class Participant:
         assert isinstance(prepared, Prepared)
         elsewhere = [part for vote in votes if vote is not own for part in vote.parts]
         return commit(asked, prepared, decided_at, elsewhere)
+
+    def _end(self, asked: Asked, decision: Decision) -> None:
+        self._decisions.append(decision)
+        if decision.code or decision.repeated or asked.transaction is None:
+            return
+        read = [part["group"] for part in asked.transaction["parts"] if not part["changes"] and not part["operation"]]
+        if read:
+            committed_at = codec.decode(OUTCOME, decision.outcome)["committed_at"]
+            for group in read:
+                self._read_at[group] = max(committed_at, self._read_at.get(group, 0))
+
+    def _floor(self, asked: Asked) -> int:
+        """The least committed_at that the reads before it leave."""
+        if not self._read_at or asked.transaction is None:
+            return 0
+        return max((self._read_at.get(part["group"], 0) for part in asked.transaction["parts"]), default=0)
 
 
 def first_undecided(checkpoint: Record) -> int:
