@@ -12,7 +12,7 @@ DAYS ?= 3
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-crash test-git test-full check format bench clean
+.PHONY: help setup demo up test test-crash test-git test-simulator test-live test-full check format bench clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -43,6 +43,14 @@ test-crash: setup
 # Ten thousand random histories of branches and merges, held against Git.
 test-git: setup
 	$(BIN)/python -m pytest tests/property/test_git_oracle.py -m "slow or not slow" $(PYTEST_ARGS)
+
+# A hundred thousand schedules of transactions over partitions, full of faults.
+test-simulator: setup
+	$(BIN)/python -m tests.simulator --runs $(or $(RUNS),100000) --from 1000
+
+# A bank and a history of lists for minutes, while workers and the broker are killed.
+test-live: setup
+	$(BIN)/python -m pytest tests/crash/test_live.py -m "slow or not slow" $(PYTEST_ARGS)
 
 # Everything, the slow suites and the full number of random histories included.
 test-full: setup

@@ -139,7 +139,7 @@ class Sides:
         """Deliver all votes."""
         for one, other in ((self.a, self.b), (self.b, self.a)):
             for ballot in one.ballots:
-                other.hear(Vote.of(ballot.vote.record()))
+                other.hear(Vote.of(ballot.vote.partition, ballot.vote.record()))
                 one.cast(ballot.vote.sequence_offset)
             one.ballots.clear()
 

@@ -12,7 +12,7 @@ from versolog.schemas import codec, limits
 from versolog.schemas.errors import Malformed, VersologError, refusal
 from versolog.schemas.topics import partition_of
 from versolog.streams.chain import intent_hash
-from versolog.streams.shares import COMMIT, FIRST, REFUSE, SHARE, VOTE, Allotment, Vote, VotedPart, fault_of
+from versolog.streams.shares import COMMIT, FIRST, REFUSE, SHARE, VOTES, Allotment, Vote, VotedPart, fault_of
 from versolog.streams.transaction import Transaction
 
 PARTITIONS = 3
@@ -105,7 +105,9 @@ def test_a_share_comes_through_its_record() -> None:
 def test_a_vote_comes_through_its_record(error: VersologError | None) -> None:
     parts = (VotedPart("g", "main", 3), VotedPart("h", "plan", 0)) if error is None else ()
     vote = Vote(4, 2, COMMIT if error is None else REFUSE, 1_767_225_600_000, parts, error)
-    read = Vote.of(codec.decode(VOTE, codec.encode(VOTE, vote.record())))
+    record = {"partition": vote.partition, "votes": [vote.record()]}
+    (told,) = codec.decode(VOTES, codec.encode(VOTES, record))["votes"]
+    read = Vote.of(vote.partition, told)
     assert read.record() == vote.record()
     assert (read.sequence_offset, read.partition, read.verdict, read.clock, read.parts) == (
         4,

@@ -189,7 +189,7 @@ class Participant:
 
     def checkpoint(self) -> Record:
         """Where the next owner goes on, once all decisions so far are in the log."""
-        undecided = [
+        undecided: list[Record] = [
             {
                 "offset": offset,
                 "sequence_offset": one.sequence_offset,
