@@ -56,7 +56,7 @@ class History:
         self._check_chains()
         self._check_outcomes()
         for outcome in acknowledged:
-            known = self.outcomes[outcome.transaction_id]
+            known = [one.joined(self.outcomes[one.transaction_id]) for one in self.outcomes[outcome.transaction_id]]
             assert outcome in known, f"acknowledged and not in the log: {outcome}; there is {known}"
 
     def _check_chains(self) -> None:
@@ -71,7 +71,8 @@ class History:
     def _check_outcomes(self) -> None:
         made = Counter(commit.record["transaction_id"] for commits in self.commits.values() for commit in commits)
         for transaction_id, told in self.outcomes.items():
-            first, *again = [outcome for outcome in told if outcome.code != "id-reused"]
+            # Each participant tells the hashes of its own commits.
+            first, *again = [outcome.joined(told) for outcome in told if outcome.code != "id-reused"]
             assert all(outcome == first for outcome in again), f"{transaction_id} has several ends: {told}"
             written = [part for part in first.parts if part.version]
             assert made.pop(transaction_id, 0) == len(written), f"{transaction_id}: {first}"

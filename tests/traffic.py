@@ -15,7 +15,7 @@ from versolog.streams.producer import Producer
 from versolog.streams.sent import Sent
 from versolog.streams.transaction import Transaction
 
-COUNTERS = [f"counter/{number}" for number in range(6)]
+COUNTERS = [f"{number}/counter" for number in range(6)]
 LARGE, VERSIONED = "large", "versioned"
 LARGE_ROW_BYTES = 350_000
 GIVE_UP_S = 90.0
@@ -68,10 +68,10 @@ class Traffic:
             refused = [outcome.code for outcome in history.outcomes[transaction_id] if not outcome.committed]
             assert "id-reused" in refused
         for group in COUNTERS:
-            committed = [tx for tx, _ in self.sent if tx.home == group and self.acknowledged[tx.id].committed]
+            committed = [tx for tx, _ in self.sent if group in tx.groups and self.acknowledged[tx.id].committed]
             rows = {place: json.loads(row) for place, row in history.rows(group).items()}
             assert len(history.commits[group]) == len(committed)
-            assert rows["t", "count"] == {"n": sum(tx.type == "Counted" for tx in committed)}
+            assert rows["t", "count"] == {"n": sum(tx.type in ("Counted", "Spanned") for tx in committed)}
         assert any(commit.record["pieces"] > 1 for commit in history.commits[LARGE]), "a commit is in several pieces"
 
 
@@ -79,6 +79,13 @@ def _wave(number: int, random_: random.Random) -> Iterator[Transaction]:
     def new(group: str, kind: str) -> Transaction:
         return Transaction(group, id=f"{number}-{random_.getrandbits(64):x}", type=kind)
 
+    for _ in range(8):
+        tx = Transaction(None, id=f"{number}-{random_.getrandbits(64):x}", type="Spanned")
+        for group in random_.sample(COUNTERS, random_.randint(2, 4)):
+            tx.group(group).add("t", "count", {"n": 1})
+        if not random_.randrange(4):
+            tx.group(random_.choice(tx.groups)).expect("t", "count", 10**9)
+        yield tx
     for group in COUNTERS * 5:
         key = str(random_.randrange(10))
         tx = new(group, "Counted").add("t", "count", {"n": 1})

@@ -60,12 +60,12 @@ def _cases(world: World) -> dict[Key, Case]:
             due[partition].append(number)
     for partition, log in enumerate(world.transactions):
         wanted = iter(due[partition])
-        number: int | None = next(wanted, None)
+        number = next(wanted, None)
         by_offset: dict[int, Case] = {}
         for offset, entry in enumerate(log):
             if entry.intent is not None:
                 case = cases[partition, offset] = Case(entry.intent)
-            elif entry.share is not None and number is not None and entry.share["sequence_offset"] == number:
+            elif entry.share is not None and entry.share["sequence_offset"] == number:
                 case = cases[SPANNING, number]
                 number = next(wanted, None)
             else:
@@ -184,7 +184,8 @@ class Model:
             for partition, offset in sorted(case.offsets.items())
         }
         decided_at = max(verdict.clock for verdict in verdicts.values())
-        code = next((verdict.code for verdict in verdicts.values() if verdict.code), "")
+        codes = [verdict.code for verdict in verdicts.values() if verdict.code]
+        code = "id-reused" if "id-reused" in codes else codes[0] if codes else ""
         fresh = [partition for partition, verdict in verdicts.items() if verdict.known is None]
         assert code or len(fresh) in (0, len(verdicts)), f"{key} was committed before, and not by {fresh}"
         versions: dict[str, int] = {}

@@ -313,6 +313,18 @@ def test_another_content_under_the_id_is_refused_by_all_and_leaves_the_id_free_e
     assert sides.b.ends[1:] == [("x", "committed")]
 
 
+def test_an_id_keeps_its_first_outcome_whatever_else_another_content_is_refused_for(sides: Sides) -> None:
+    sides.b.take(put(B, id="x"))
+    tx = put(A, B, id="x", n=1)
+    tx.group(A).expect_head(4)
+    sides.take(tx)
+    sides.exchange()
+    assert sides.a.ends == [("x", "id-reused")]
+    assert sides.b.ends == [("x", "committed"), ("x", "id-reused")]
+    sides.b.take(put(B, id="x"))
+    assert sides.b.ends[2:] == [("x", "committed")]
+
+
 def test_what_one_partition_has_refused_before_is_refused_by_all_for_the_same_reason(sides: Sides) -> None:
     """A client sends the whole to one partition, is told that it belongs into sequence, and sends it there."""
     tx = put(A, B, id="x")

@@ -8,6 +8,9 @@ import signal
 _armed: dict[str, int] = {}
 
 POINTS = (
+    "shares-produced",
+    "votes-cast",
+    "votes-heard",
     "batch-decided",
     "transaction-begun",
     "records-produced",
@@ -16,7 +19,7 @@ POINTS = (
     "owner-fenced",
     "owner-caught-up",
 )
-"""In the order that a write passes them; the last two are passed by an owner that takes over."""
+"""In the order that a write passes them, the first three if it is over several partitions; the last two are passed by an owner that takes over."""
 
 
 def arm(points: str) -> None:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from versolog.schemas import codec
 from versolog.schemas.codec import Record
-from versolog.streams.decide import OUTCOME, Asked, Decision, Prepared, commit, decide, fold, prepare, refuse
+from versolog.streams.decide import ID_REUSED, OUTCOME, Asked, Decision, Prepared, commit, decide, fold, prepare, refuse
 from versolog.streams.holds import Holds, Name
 from versolog.streams.overlay import Overlay
 from versolog.streams.shares import COMMIT, FIRST, REFUSE, REPEAT, Vote, fault_of
@@ -284,9 +284,11 @@ class Participant:
         # Who was sent the whole transaction alone has refused it before; the others do so for the same reason.
         assert all(vote.error for vote in votes if vote.verdict == REPEAT), f"{asked.share} was committed, but not here"
         decided_at = max(vote.clock for vote in votes)
-        refusing = next((vote.error for vote in votes if vote.error is not None), None)
-        if refusing is not None:
-            return refuse(asked, refusing, decided_at)
+        errors = [vote.error for vote in votes if vote.error is not None]
+        if errors:
+            # Where the id was used before, its first outcome is not to be replaced by another reason to refuse this one.
+            reused = (error for error in errors if error.code == ID_REUSED)
+            return refuse(asked, next(reused, errors[0]), decided_at)
         assert isinstance(prepared, Prepared)
         elsewhere = [part for vote in votes if vote is not own for part in vote.parts]
         return commit(asked, prepared, decided_at, elsewhere)
