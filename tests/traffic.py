@@ -79,13 +79,6 @@ def _wave(number: int, random_: random.Random) -> Iterator[Transaction]:
     def new(group: str, kind: str) -> Transaction:
         return Transaction(group, id=f"{number}-{random_.getrandbits(64):x}", type=kind)
 
-    for _ in range(8):
-        tx = Transaction(None, id=f"{number}-{random_.getrandbits(64):x}", type="Spanned")
-        for group in random_.sample(COUNTERS, random_.randint(2, 4)):
-            tx.group(group).add("t", "count", {"n": 1})
-        if not random_.randrange(4):
-            tx.group(random_.choice(tx.groups)).expect("t", "count", 10**9)
-        yield tx
     for group in COUNTERS * 5:
         key = str(random_.randrange(10))
         tx = new(group, "Counted").add("t", "count", {"n": 1})
@@ -102,6 +95,13 @@ def _wave(number: int, random_: random.Random) -> Iterator[Transaction]:
                 yield new(group, "Refused").put("t", key, {}).expect("t", "count", 10**9)
             case _:
                 yield new(group, "Written").put("t", key, {"wave": number, "x": random_.random()})
+    for _ in range(8):
+        tx = Transaction(None, id=f"{number}-{random_.getrandbits(64):x}", type="Spanned")
+        for group in random_.sample(COUNTERS, random_.randint(2, 4)):
+            tx.group(group).add("t", "count", {"n": 1})
+        if not random_.randrange(4):
+            tx.group(random_.choice(tx.groups)).expect("t", "count", 10**9)
+        yield tx
     if number == 0:
         for key in "abc":
             yield new(LARGE, "Written").put("t", key, {"text": key * LARGE_ROW_BYTES})

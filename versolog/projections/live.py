@@ -165,9 +165,19 @@ class LivePartition(Partition):
         return Stand(*(stable[place] for place in places))
 
     def _make_anew_if_foreign(self) -> None:
-        """Make the store anew where it is of another log, or can't be read."""
+        """Make the store anew where it is of another log, or can't be read. Raises Unavailable while the log does not
+        show what it holds: after a crash the broker may still have to mark transactions as committed that were."""
+        places = [(place.topic, place.partition) for place in self._tail.starts()]
         try:
-            refuse_ahead(self._tail, self._ends.stable((place.topic, place.partition) for place in self._tail.starts()))
+            refuse_ahead(self._tail, self._ends.last(places))
+        except OtherLog as error:
+            self._make_anew(error)
+            return
+        try:
+            refuse_ahead(self._tail, self._ends.stable(places))
+        except OtherLog as hidden:
+            raise Unavailable(f"not all of the log is shown yet: {hidden.detail}", partition=self.number) from hidden
+        try:
             self._check_last_commit()
         except (OtherLog, StoreUnusable) as error:
             self._make_anew(error)

@@ -21,6 +21,7 @@ from versolog.schemas.errors import BrokenLog, Malformed, Unavailable, VersologE
 from versolog.schemas.topics import Topics
 from versolog.schemas.written import outcome_body
 from versolog.streams.chain import commit_hash
+from versolog.streams.stalls import Stalls
 
 COMMIT = avro.schema("Commit")
 OUTCOME = avro.schema("Outcome")
@@ -322,6 +323,7 @@ class Follower:
         self._kafka, self._topics = kafka, topics
         self._followed: dict[int, Followed] = {}
         self._commands: list[_Command] = []
+        self._stalls = Stalls()
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
@@ -358,6 +360,8 @@ class Follower:
         while not self._stopping:
             try:
                 self._follow_until_it_fails()
+            except Unavailable as stalled:
+                logger.warning("follower-starts-again", reason=stalled.detail)
             except Exception:
                 logger.exception("follower-starts-again", in_s=START_AGAIN_S)
                 self._obey()
@@ -371,6 +375,11 @@ class Follower:
                 if self._obey():
                     self._assign(consumer)
                 self._read(consumer)
+                self._stalls.look(consumer, self._next_offsets)
+
+    def _next_offsets(self) -> dict[tuple[str, int], int]:
+        starts = (place for followed in self._followed.values() for place in followed.tail.starts())
+        return {(place.topic, place.partition): place.offset for place in starts}
 
     def _obey(self) -> bool:
         with self._lock:

@@ -22,6 +22,7 @@ from versolog.schemas.topics import Topics
 from versolog.streams.failpoints import reach
 from versolog.streams.participant import Ballot
 from versolog.streams.shares import VOTES, Vote
+from versolog.streams.stalls import Stalls
 
 POLL_S = 0.05
 START_AGAIN_S = 1.0
@@ -55,6 +56,7 @@ class Ballots:
         self._schema_id = codec.id_of(VOTES)
         self._listeners: dict[int, _Listener] = {}
         self._changed = False
+        self._stalls = Stalls()
         self._stopping = threading.Event()
         self._threads = [
             threading.Thread(target=self._listen, name="votes-heard", daemon=True),
@@ -152,22 +154,30 @@ class Ballots:
         while not self._stopping.is_set():
             try:
                 self._listen_until_it_fails()
+            except Unavailable as stalled:
+                logger.warning("votes-are-read-again", reason=stalled.detail)
             except Exception:
                 logger.exception("votes-are-read-again", in_s=START_AGAIN_S)
                 self._stopping.wait(START_AGAIN_S)
 
     def _listen_until_it_fails(self) -> None:
         assigned: dict[int, _Listener] = {}
+        next_offsets: dict[tuple[str, int], int] = {}
         self._changed = True
         with closing(self._reader()) as consumer:
             while not self._stopping.is_set():
                 if self._changed:
                     self._changed = False
                     self._assign(consumer, assigned)
+                    next_offsets = {(self._topic, number): one.offset for number, one in assigned.items()} | {
+                        place: offset for place, offset in next_offsets.items() if place[1] in assigned
+                    }
                 message = consumer.poll(POLL_S)
-                if message is None:
-                    continue
-                self._hear(assigned, [message, *consumer.consume(RECORDS_AT_ONCE, 0)])
+                if message is not None:
+                    messages = [message, *consumer.consume(RECORDS_AT_ONCE, 0)]
+                    self._hear(assigned, messages)
+                    next_offsets |= _next_offsets(messages)
+                self._stalls.look(consumer, lambda: next_offsets)
 
     def _assign(self, consumer: Consumer, assigned: dict[int, _Listener]) -> None:
         wanted = dict(self._listeners)
@@ -235,3 +245,14 @@ class Ballots:
                 "fetch.error.backoff.ms": 50,
             }
         )
+
+
+def _next_offsets(messages: Sequence[Message]) -> dict[tuple[str, int], int]:
+    return {
+        (topic, number): offset + 1
+        for one in messages
+        if one.error() is None
+        and (topic := one.topic()) is not None
+        and (number := one.partition()) is not None
+        and (offset := one.offset()) is not None
+    }

@@ -151,12 +151,16 @@ def prepare(state: State, asked: Asked, partition: int, partitions: int, floor: 
     return Prepared(grounds, effects, schemas, clock)
 
 
-def refuse(asked: Asked, error: VersologError, decided_at: int) -> Decision:
-    """The end of a transaction that is refused, at `decided_at` on the store's clock (milliseconds)."""
+def refuse(asked: Asked, error: VersologError, decided_at: int, elsewhere: Sequence[VotedPart] = ()) -> Decision:
+    """The end of a transaction that is refused, at `decided_at` on the store's clock (milliseconds). `elsewhere` are
+    its parts in other partitions."""
     transaction = asked.transaction
     if transaction is None:
         return _refused(asked, "", (), error, decided_at)
-    return _refused(asked, transaction["id"], transaction["parts"], error, decided_at)
+    parts = [VotedPart(part["group"], part["branch"], 0) for part in transaction["parts"]]
+    if elsewhere:
+        parts = sorted([*parts, *(part._replace(version=0) for part in elsewhere)], key=_bytes_of_group)
+    return _refused(asked, transaction["id"], parts, error, decided_at)
 
 
 def fold(overlay: Overlay, decision: Decision) -> None:
@@ -386,9 +390,9 @@ def _cut(whole: Record) -> list[Piece]:
 
 
 def _refused(
-    asked: Asked, transaction_id: str, parts: Sequence[Record], error: VersologError, decided_at: int
+    asked: Asked, transaction_id: str, parts: Sequence[VotedPart], error: VersologError, decided_at: int
 ) -> Decision:
-    results = [{"group": part["group"], "branch": part["branch"], "version": 0, "hash": NO_HASH} for part in parts]
+    results = [{"group": part.group, "branch": part.branch, "version": 0, "hash": NO_HASH} for part in parts]
     outcome = _outcome(asked, transaction_id, decided_at, "refused", results, error)
     # An id that was used before keeps its first outcome.
     return Decision(transaction_id, asked.intent_hash, outcome, (), error.code, error.code == ID_REUSED, error)

@@ -20,7 +20,7 @@ from versolog.schemas.codec import Record
 from versolog.streams.decide import ID_REUSED, OUTCOME, Asked, Decision, Prepared, commit, decide, fold, prepare, refuse
 from versolog.streams.holds import Holds, Name
 from versolog.streams.overlay import Overlay
-from versolog.streams.shares import COMMIT, FIRST, REFUSE, REPEAT, Vote, fault_of
+from versolog.streams.shares import COMMIT, FIRST, REFUSE, REPEAT, Vote, VotedPart, fault_of
 
 
 class Ballot(NamedTuple):
@@ -260,9 +260,10 @@ class Participant:
         if isinstance(prepared, Prepared):
             vote = Vote(number, by, COMMIT, prepared.clock, tuple(prepared.parts()))
         elif prepared.error is None:
-            vote = Vote(number, by, REPEAT, asked.clock, error=fault_of(codec.decode(OUTCOME, prepared.outcome)))
+            known = fault_of(codec.decode(OUTCOME, prepared.outcome))
+            vote = Vote(number, by, REPEAT, asked.clock, _unchanged(asked), known)
         else:
-            vote = Vote(number, by, REFUSE, asked.clock, error=prepared.error)
+            vote = Vote(number, by, REFUSE, asked.clock, _unchanged(asked), prepared.error)
         undecided.vote = vote
         others = tuple(one for one in share.participants if one != by)
         if others:
@@ -284,13 +285,13 @@ class Participant:
         # Who was sent the whole transaction alone has refused it before; the others do so for the same reason.
         assert all(vote.error for vote in votes if vote.verdict == REPEAT), f"{asked.share} was committed, but not here"
         decided_at = max(vote.clock for vote in votes)
+        elsewhere = [part for vote in votes if vote is not own for part in vote.parts]
         errors = [vote.error for vote in votes if vote.error is not None]
         if errors:
             # Where the id was used before, its first outcome is not to be replaced by another reason to refuse this one.
             reused = (error for error in errors if error.code == ID_REUSED)
-            return refuse(asked, next(reused, errors[0]), decided_at)
+            return refuse(asked, next(reused, errors[0]), decided_at, elsewhere)
         assert isinstance(prepared, Prepared)
-        elsewhere = [part for vote in votes if vote is not own for part in vote.parts]
         return commit(asked, prepared, decided_at, elsewhere)
 
     def _end(self, asked: Asked, decision: Decision) -> None:
@@ -319,6 +320,12 @@ def closed_before(checkpoint: Record) -> int:
     """Milliseconds: at a checkpoint, everything with committed_at below it is decided. What waits comes later than its
     own clock, or at it."""
     return min((int(one["clock"]) for one in checkpoint["undecided"]), default=int(checkpoint["clock"]))
+
+
+def _unchanged(asked: Asked) -> tuple[VotedPart, ...]:
+    """The parts of a share that is refused, for all outcomes to name them."""
+    parts = asked.transaction["parts"] if asked.transaction is not None else ()
+    return tuple(VotedPart(part["group"], part["branch"], 0) for part in parts)
 
 
 def _names(asked: Asked) -> tuple[Name, ...]:

@@ -25,6 +25,7 @@ from versolog.schemas.topics import Topics
 from versolog.streams.chain import intent_hash
 from versolog.streams.failpoints import reach
 from versolog.streams.shares import FIRST, SHARE, Allotment
+from versolog.streams.stalls import Stalls
 
 TRANSACTION = avro.schema("Transaction")
 
@@ -76,10 +77,12 @@ class Sequencer:
             thread.join(STOP_TIMEOUT_S)
 
     def _run(self) -> None:
-        stopping = self._stopping
+        stopping, stalls = self._stopping, Stalls()
         while not stopping.is_set():
             try:
-                _Sequencing(self._kafka, self._topics, self._codec, self._partitions, self._schema_id).run(stopping)
+                _Sequencing(
+                    self._kafka, self._topics, self._codec, self._partitions, self._schema_id, stalls
+                ).run(stopping)  # fmt: skip
             except Exception as error:  # whatever it was, it begins again from the checkpoint
                 logger.warning("sequencer-starts-again", in_s=START_AGAIN_S, reason=str(error))
                 stopping.wait(START_AGAIN_S)
@@ -89,17 +92,17 @@ class _Sequencing:
     """One run, from the last checkpoint to the first failure."""
 
     def __init__(
-        self, kafka: dict[str, Any], topics: Topics, codec: Codec, partitions: int, schema_id: int
+        self, kafka: dict[str, Any], topics: Topics, codec: Codec, partitions: int, schema_id: int, stalls: Stalls
     ) -> None:
         self._topics, self._codec, self._schema_id, self._partitions = topics, codec, schema_id, partitions
-        self._kafka = kafka
+        self._kafka, self._stalls = kafka, stalls
         self._place = TopicPartition(topics.sequence, 0)
         self._runs: deque[_Run] = deque()
         self._done: _Run | None = None
         self._under_way = 0
         self._failure: KafkaError | None = None
         self._saved_at = time.monotonic()
-        self._saved = -1
+        self._saved = self._next_offset = -1
 
     def run(self, stopping: threading.Event) -> None:
         producer = self._writer()
@@ -107,7 +110,7 @@ class _Sequencing:
             with closing(self._reader()) as consumer:
                 offset, last = self._checkpoint(consumer)
                 self._allotment = Allotment(self._partitions, last)
-                self._saved = offset
+                self._saved = self._next_offset = offset
                 consumer.assign([TopicPartition(self._topics.sequence, 0, offset)])
                 logger.info("sequencer", offset=offset)
                 while not stopping.is_set():
@@ -115,6 +118,7 @@ class _Sequencing:
                     producer.poll(0)
                     self._refuse_failure()
                     self._save(consumer)
+                    self._stalls.look(consumer, lambda: {(self._topics.sequence, 0): self._next_offset})
         finally:
             producer.purge(blocking=False)
 
@@ -158,7 +162,7 @@ class _Sequencing:
             run.left += 1
             self._under_way += 1
             self._produce(producer, partition, body, told)
-        run.next_offset = offset + 1
+        run.next_offset = self._next_offset = offset + 1
 
     def _produce(
         self, producer: Producer, partition: int, body: bytes, told: Callable[[KafkaError | None, Message], None]
