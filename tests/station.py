@@ -94,7 +94,7 @@ class Faults:
     def go_on(self, over: Callable[[], bool]) -> None:
         """One after the other until it is `over`."""
         while not over():
-            until = time.monotonic() + self._random.uniform(3.0, 6.0)
+            until = time.monotonic() + self._random.uniform(5.0, 9.0)
             while time.monotonic() < until and not over():
                 time.sleep(0.1)
             self._hurt(self._random.choice([*self._names, *self._names, "broker"]))
