@@ -6,12 +6,15 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
+from datetime import time as clock
+from itertools import islice
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from versolog.demo.flights import FlightEvent, Phase, events
-from versolog.demo.straight import Straight
+from versolog.demo.straight import Retiming, Straight
 from versolog.schemas.errors import Invalid
 from versolog.streams.transaction import Transaction
 
@@ -93,6 +96,27 @@ def test_a_carriers_tables_at_its_own_versions_are_those_of_its_first_events() -
     assert straight.of("UA", 0) == {}
     for version in (1, 200, len(own)):
         assert straight.of("UA", version) == _folded(event.transaction() for event in own[:version])["UA"]
+
+
+@pytest.mark.parametrize("day", [date(2013, 1, 1), date(2013, 2, 9), date(2013, 3, 9), date(2013, 12, 31)])
+def test_a_plan_moves_what_had_not_left_when_it_was_made(day: date) -> None:
+    happened = events(start=day, days=1)
+    made, begin = (datetime.combine(day, at, ZoneInfo("America/New_York")) for at in (clock(17, 30), clock(18)))
+    known = sum(event.flight.carrier == "UA" for event in islice(happened, happened.until(made)))
+    own = [event for event in happened if event.flight.carrier == "UA"]
+    straight = Straight(start=day, days=1)
+    assert [event.occurred_at <= made for event in own] == [True] * known + [False] * (len(own) - known)
+    gone = {event.flight.key for event in own[:known] if event.phase is not Phase.SCHEDULED}
+    expected = straight.of("UA", len(own))
+    for key, row in expected["flights"].items():
+        planned = datetime.fromisoformat(row["scheduled"])
+        if row["origin"] == "EWR" and planned >= begin and key not in gone:
+            row["scheduled"] = (planned + timedelta(minutes=10)).isoformat()
+    assert straight.retimed(len(own), Retiming("UA", known, "EWR", begin, 10, {})) == expected
+    moved = next(key for key, row in expected["flights"].items() if row != straight.of("UA", len(own))["flights"][key])
+    late = straight.retimed(len(own), Retiming("UA", known, "EWR", begin, 10, {moved: 25}))["flights"][moved]
+    spread = datetime.fromisoformat(late["scheduled"]) - datetime.fromisoformat(expected["flights"][moved]["scheduled"])
+    assert spread == timedelta(minutes=15)
 
 
 def test_nothing_has_happened_after_no_events() -> None:

@@ -23,8 +23,8 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m versolog.demo",
-        description="The departures of New York in 2013, streamed into versolog, looked at as they stood, broken, "
-        "restored and proved.",
+        description="The departures of New York in 2013, streamed into versolog, looked at as they stood, planned "
+        "anew on a branch, broken, restored and proved.",
     )
     parser.add_argument("--days", type=int, default=3, help="from 1 January on, 1 to 365; default: 3")
     parser.add_argument(

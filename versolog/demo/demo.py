@@ -1,4 +1,5 @@
-"""The demo's story: flights streamed in, looked at as they stood, broken by a release, restored, and proved.
+"""The demo's story: flights streamed in, looked at as they stood, planned on a branch and merged, broken by a release,
+restored, and proved.
 
 What versolog answers is held against a computation that shares no code with it (`straight`). A wrong answer ends the
 demo with exit status 1, and so does anything that hinders it.
@@ -9,6 +10,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -21,17 +23,18 @@ from rich.console import Console
 from versolog import Client, Producer, Transaction, VersologError
 from versolog.broker.ports import is_free
 from versolog.demo.board import board
-from versolog.demo.flights import CARRIERS, FIRST_DAY, FLIGHTS, events
+from versolog.demo.flights import CARRIERS, FIRST_DAY, FLIGHTS, Events, events
+from versolog.demo.retiming import Evening, tell_fields
 from versolog.demo.stage import Stage, WrongAnswerError
 from versolog.demo.straight import Straight, Tables
-from versolog.demo.stream import Moment, Streamed, moments, stream
+from versolog.demo.stream import Moment, Stream, moments
 from versolog.schemas.errors import Misconfigured
 from versolog.schemas.times import millis_to_text
 from versolog.up import Plan, Running, running, until_interrupted
 
 HTTP_PORT = 8080
 CARRIER = "UA"
-"""Whose delays the release breaks."""
+"""Whose evening is planned anew, and whose delays the release breaks."""
 FIELD = "departure_delay_minutes"
 MINUTES_OF_AN_HOUR = 60
 ROWS_BROKEN_MAX = 5_000
@@ -91,7 +94,7 @@ def _opened(stack: ExitStack, stage: Stage, days: int, directory: Path) -> Story
     # A transport of its own keeps what is on this machine from being asked of a proxy that the environment names.
     transport = httpx.HTTPTransport()
     client = stack.enter_context(Client(up.http_url, author="demo", timeout_s=TIMEOUT_S, transport=transport))
-    return Story(stage, up, producer, client, directory, days)
+    return Story(stage, up, producer, client, directory, days, happened)
 
 
 class Release(NamedTuple):
@@ -114,15 +117,20 @@ class Story:
     client: Client
     directory: Path
     days: int
+    happened: Events
 
     def tell(self) -> None:
         """All steps, from the first event to the proof. Raises WrongAnswerError where an answer is not right."""
-        done = self._stream()
+        stream = self._stream()
+        done = stream.done
         with self.stage.working("working out straight from the CSV what must come of it"):
             straight = Straight(start=FIRST_DAY, days=self.days)
         for moment in moments(self.days):
-            self._look_at(moment, done, straight)
-        right = straight.of(CARRIER, done.events[CARRIER])
+            self._look_at(moment, done.tags[moment.tag], straight)
+        begin = moments(self.days)[-1].time
+        evening = Evening(self.stage, self.client, self.up.http_url, CARRIER, self.happened, stream, begin)
+        plan = evening.play(straight)
+        right = straight.retimed(done.events[CARRIER], plan)
         release = self._break(right)
         self._compare(release)
         self._roll_back(release, right)
@@ -136,27 +144,31 @@ class Story:
         with suppress(KeyboardInterrupt):
             until_interrupted()
 
-    def _stream(self) -> Streamed:
+    def _stream(self) -> Stream:
+        """Up to the last of the moments."""
         self.stage.step("Stream the flights in the order they happened, and tag three moments")
         self.stage.command(
             '>>> producer.send(Transaction("UA").patch("flights", key, {"status": "departed"})\n'
             '...                               .add("carriers", "UA", {"departures": 1}))\n'
             '>>> client.tag("UA", "jan-01-0830")'
         )
-        happened, tagged = events(days=self.days), moments(self.days)
-        with self.stage.counting(len(happened)) as count:
-            done = stream(happened, tagged, self.producer, self.client, count)
+        stream, tagged = Stream(self.happened, self.producer, self.client), moments(self.days)
+        sent = self.happened.until(tagged[-1].time)
+        with self.stage.counting(sent) as count:
+            for moment in tagged:
+                stream.until(moment.time, count)
+                stream.tag(moment)
         self.stage.check(
-            done.events.total() == len(happened),
-            f"{len(happened):,} events of {len(done.events)} carriers are committed; tags: "
+            stream.done.events.total() == sent,
+            f"{sent:,} events of {len(stream.done.events)} carriers are committed; tags: "
             + ", ".join(moment.tag for moment in tagged),
         )
-        return done
+        return stream
 
-    def _look_at(self, moment: Moment, done: Streamed, straight: Straight) -> None:
+    def _look_at(self, moment: Moment, happened: Counter[str], straight: Straight) -> None:
+        """`happened` are the events by carrier until then."""
         self.stage.step(f"The departure board as it stood on {moment.time:%B %-d at %H:%M}")
         self.stage.command(f"$ curl '{self.up.http_url}/v1/groups/UA/tables/flights/rows?at={moment.tag}'")
-        happened = done.tags[moment.tag]
         found = {carrier: self._tables(carrier, moment.tag) for carrier in happened}
         flights = {key: row for tables in found.values() for key, row in tables[FLIGHTS].items()}
         self.stage.show(board(flights, moment.time, f"Departures, {moment.time:%A %-d %B %Y, %H:%M}"))
@@ -180,10 +192,7 @@ class Story:
         self.stage.step("What did it change?")
         self.stage.command(f"$ curl '{self.up.http_url}/v1/groups/{CARRIER}/diff?from={before}&to={after}'")
         diff = self.client.diff(CARRIER, before, after, limit=ROWS_SHOWN)
-        for row in diff.rows:
-            for field in row.fields:
-                self.stage.say(f"  {row.key:24} {'.'.join(field.path)}: {field.before} → {field.after}")
-        self.stage.say(f"  and {diff.counts.rows - len(diff.rows):,} more")
+        tell_fields(self.stage, diff)
         self.stage.check(
             diff.counts.changed == diff.counts.rows == release.rows,
             f"{release.rows:,} rows differ, those that the release wrote and no other",
@@ -251,7 +260,7 @@ class Story:
             ("every endpoint", f"{url}/docs"),
             ("a flight now", f"curl '{row}'"),
             ("and in the bad release", f"curl '{row}?at={release.version}'"),
-            ("the commits of a carrier", f"curl '{url}/v1/groups/{CARRIER}/log?limit=5'"),
+            ("the commits of a carrier", f"versolog log {CARRIER} --graph --url {url}"),
             ("the log itself", f"Kafka at {self.up.bootstrap}, topics versolog.commits and versolog.outcomes"),
         ):
             self.stage.say(f"  {what:26} {command}")

@@ -146,6 +146,11 @@ class Events:
     def __len__(self) -> int:
         return len(self._columns[0])
 
+    def until(self, moment: datetime) -> int:
+        """How many there are until `moment`."""
+        utc = moment.astimezone(UTC).replace(tzinfo=None)
+        return int(np.searchsorted(self._columns[0], np.datetime64(utc), side="right"))
+
     def __iter__(self) -> Iterator[FlightEvent]:
         phases = list(Phase)
         flights = [Flight(*row) for row in zip(*(self._flights[name].tolist() for name in Flight._fields), strict=True)]

@@ -71,6 +71,20 @@ class Life(NamedTuple):
         return row
 
 
+class Retiming(NamedTuple):
+    """A change of one carrier's plan."""
+
+    carrier: str
+    known: int
+    """How many of the carrier's events had happened when it was made: what had not left by then is moved."""
+    origin: str
+    begin: datetime
+    """Departures from `origin` that were planned for then or later are moved."""
+    minutes: int
+    late: dict[str, int]
+    """Flights that are moved by other minutes, by key."""
+
+
 class Straight:
     """The flights of some days, and what each carrier's tables hold at any point of their events' order."""
 
@@ -90,6 +104,16 @@ class Straight:
         own = [step for step, name in self._steps if name == carrier]
         lives = (life for life in self._lives if life.carrier == carrier)
         return self._standing(own[events - 1], lives)[carrier] if events else {}
+
+    def retimed(self, events: int, plan: Retiming) -> Tables:
+        """The carrier's tables after the first `events` of its own events, with its plan changed."""
+        tables = self.of(plan.carrier, events)
+        for key, row in self.of(plan.carrier, plan.known)["flights"].items():
+            planned = datetime.fromisoformat(row["scheduled"])
+            if row["status"] == "scheduled" and row["origin"] == plan.origin and planned >= plan.begin:
+                moved = planned + timedelta(minutes=plan.late.get(key, plan.minutes))
+                tables["flights"][key]["scheduled"] = _rfc3339(moved, _NEW_YORK)
+        return tables
 
     @staticmethod
     def _standing(last: Step, lives: Iterable[Life]) -> dict[str, Tables]:

@@ -1,4 +1,4 @@
-"""The flights on their way into versolog: transactions in the order of time, tags in passing."""
+"""The flights on their way into versolog: transactions in the order of time, tags at moments of it."""
 
 from __future__ import annotations
 
@@ -38,11 +38,12 @@ class Streamed:
     committed_at: int = 0
     """The latest of all, in milliseconds."""
 
-    def note(self, outcome: Outcome) -> None:
-        """Count a commit. Raises the refusal of one that was refused."""
+    def note(self, outcome: Outcome) -> int:
+        """Count a commit of one group, and answer its version. Raises the refusal of one that was refused."""
         outcome.raise_for_refusal()
         self.commits += 1
         self.committed_at = max(self.committed_at, outcome.committed_at)
+        return outcome.version
 
 
 def moments(days: int) -> list[Moment]:
@@ -52,31 +53,31 @@ def moments(days: int) -> list[Moment]:
     return [Moment(f"{moment:%b-%d-%H%M}".lower(), moment) for moment in times]
 
 
-def stream(
-    happened: Iterable[FlightEvent], tagged: Sequence[Moment], producer: Producer, client: Client, count: Count
-) -> Streamed:
-    """Send every event as a transaction, and tag the moments in passing. All are committed on return.
+class Stream:
+    """Sends events as transactions in their order, as far as it is told to; `done` says what came of it."""
 
-    The next ones are sent while the last ones are decided. Raises the refusal of one that is refused.
-    """
-    done, ahead = Streamed(), list(tagged)
-    sender = _Sender(producer, done, count)
-    for event in happened:
-        while ahead and event.occurred_at > ahead[0].time:
-            sender.settle()
-            _tag(ahead.pop(0), client, done)
-        sender.send(event)
-    sender.settle()
-    for moment in ahead:
-        _tag(moment, client, done)
-    return done
+    def __init__(self, happened: Iterable[FlightEvent], producer: Producer, client: Client) -> None:
+        self.done = Streamed()
+        self._ahead = iter(happened)
+        self._next = next(self._ahead, None)
+        self._producer, self._client = producer, client
 
+    def until(self, moment: datetime | None, count: Count) -> None:
+        """Send all that happened until `moment`, or to the end; all of it is committed on return.
 
-def _tag(moment: Moment, client: Client, done: Streamed) -> None:
-    """Name what each carrier's group is at now."""
-    done.tags[moment.tag] = done.events.copy()
-    for carrier in done.events:
-        done.note(client.tag(carrier, moment.tag))
+        The next ones are sent while the last ones are decided. Raises the refusal of one that is refused.
+        """
+        sender = _Sender(self._producer, self.done, count)
+        while self._next is not None and (moment is None or self._next.occurred_at <= moment):
+            sender.send(self._next)
+            self._next = next(self._ahead, None)
+        sender.settle()
+
+    def tag(self, moment: Moment) -> None:
+        """Name what each carrier's group is at now."""
+        self.done.tags[moment.tag] = self.done.events.copy()
+        for carrier in self.done.events:
+            self.done.note(self._client.tag(carrier, moment.tag))
 
 
 class _Sender:
