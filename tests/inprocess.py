@@ -139,7 +139,7 @@ class ListedLog:
         while votes:
             votes = False
             for number, participant in self._participants.items():
-                decisions, ballots = participant.turn()
+                decisions, ballots, _ = participant.turn()
                 votes |= bool(ballots)
                 for ballot in ballots:
                     for to in ballot.to:

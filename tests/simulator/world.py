@@ -20,7 +20,7 @@ from versolog.schemas import codec
 from versolog.schemas.codec import Record
 from versolog.streams.decide import OUTCOME, Asked, Decision, fold
 from versolog.streams.overlay import Layer, Overlay
-from versolog.streams.participant import Ballot, Participant, Undecided
+from versolog.streams.participant import Ballot, Job, Participant, Undecided
 from versolog.streams.shares import SHARE, VOTES, Allotment, Share, Vote, fault_of
 from versolog.streams.state import Level
 
@@ -402,7 +402,10 @@ class Owner:
             _store(self.store, batch)
         self.overlay = Overlay(self.store)
         checkpoint = codec.decode(CHECKPOINT, codec.encode(CHECKPOINT, batches[-1].checkpoint)) if batches else None
-        self.participant = _recording(world.protocol.participant)(self.overlay, partition, world.partitions, checkpoint)
+        self.participant = _recording(world.protocol.participant)(
+            self.overlay, partition, world.partitions, checkpoint, _is_lengthy
+        )
+        self._aside: list[Job] = []
         self.read_next: int = self.participant.first_offset
         self.heard_next: int = self.participant.votes_offset
         self.acknowledged: set[int] = set()
@@ -435,7 +438,12 @@ class Owner:
             self._turn(f"hears votes@{offset}")
 
     def acknowledge(self) -> bool:
-        """Learn that a ballot is in the log for all; whether there was one."""
+        """Learn that a ballot is in the log for all, or what came of a job; whether there was one."""
+        if self._aside:
+            job = self._aside.pop(self._world.random.randrange(len(self._aside)))
+            self.participant.looked_at(job.offset, job.look())
+            self._turn(f"has looked at @{job.offset} aside")
+            return True
         if not self.acknowledged:
             return False
         number = min(self.acknowledged)
@@ -472,6 +480,7 @@ class Owner:
         offsets.clear()
         for ballot in turn.ballots:
             self._send(ballot)
+        self._aside += turn.jobs
         _check_waiting(participant.waiting)
         if world.say:
             ends = "".join(f"; @{one.offset} {_end_shown(one.decision)}" for one in decided)
@@ -487,6 +496,11 @@ class Owner:
         sending = Sending(ballot.vote.sequence_offset, set(ballot.to))
         slow = world.random.random() < 0.3
         world.wire += (Delivery(self, record, to, sending, slow) for to in ballot.to)
+
+
+def _is_lengthy(asked: Asked) -> bool:
+    """Some take long, and are looked at while all else goes on."""
+    return asked.offset % 7 == 3 and asked.transaction is not None
 
 
 def _as_in_the_log(vote: Vote) -> Record:
@@ -553,7 +567,7 @@ def _check_waiting(waiting: list[Undecided]) -> None:
         own = (
             set() if record is None else {("id", record["id"]), *(("group", part["group"]) for part in record["parts"])}
         )
-        if undecided.vote is None:
+        if undecided.vote is None and not undecided.is_aside:
             assert own & touched, f"@{undecided.asked.offset} waits, and nothing that it touches is held"
         else:
             assert not own & touched, f"@{undecided.asked.offset} was voted on while what it touches was held"

@@ -28,11 +28,11 @@ from versolog.schemas.topics import Topics
 from versolog.schemas.written import outcomes_body
 from versolog.streams.ballots import Ballots
 from versolog.streams.chain import intent_hash
-from versolog.streams.decide import COMMIT, Asked, Decision
+from versolog.streams.decide import COMMIT, Asked, Decision, is_lengthy
 from versolog.streams.failpoints import reach
 from versolog.streams.lanes import Record as LogRecord
 from versolog.streams.overlay import Layer, Overlay
-from versolog.streams.participant import Participant
+from versolog.streams.participant import Job, Participant
 from versolog.streams.shares import SHARE, Share, Vote, fault_of
 from versolog.streams.state import State
 
@@ -200,6 +200,7 @@ class Committer:
         self._producer: Producer | None = None
         self._loop_task: asyncio.Task[None] | None = None
         self._stopping = self._abandoned = False
+        self._aside: set[asyncio.Task[None]] = set()
         self._log = logger.bind(partition=partition)
 
     async def recover(self) -> int:
@@ -214,7 +215,8 @@ class Committer:
         self._stand = await self._in_thread(self._replica.catch_up)
         reach("owner-caught-up")
         overlay = self._overlay = Overlay(self._replica.state)
-        participant = Participant(overlay, self._partition, self._partitions, self._replica.checkpoint)
+        checkpoint = self._replica.checkpoint
+        participant = Participant(overlay, self._partition, self._partitions, checkpoint, is_lengthy)
         first = participant.first_offset
         start, self._level_at = await self._in_thread(partial(self._log_span, self._partition))
         if start > first:
@@ -343,7 +345,7 @@ class Committer:
         """Put what was decided into the open batch, and send the votes."""
         participant = self._participant
         assert participant is not None, "recover comes first"
-        decisions, ballots = participant.turn()
+        decisions, ballots, jobs = participant.turn()
         self._open.add(decisions)
         self._decided += len(decisions)
         for decision in decisions:
@@ -352,8 +354,24 @@ class Committer:
         if ballots:
             offsets = [ballot.vote.sequence_offset for ballot in ballots]
             self._ballots.cast(self._partition, ballots, partial(self._were_cast, participant, offsets))
+        for job in jobs:
+            aside = asyncio.create_task(self._look(participant, job), name=f"aside-{self._partition}-{job.offset}")
+            self._aside.add(aside)
+            aside.add_done_callback(self._aside.discard)
         if decisions:
             self._has_room.set()
+
+    async def _look(self, participant: Participant, job: Job) -> None:
+        """Look at what takes long in a thread, while the transactions on other groups go on."""
+        try:
+            found = await self._in_thread(job.look)
+            if participant is self._participant:
+                participant.looked_at(job.offset, found)
+                self._decided_by_votes()
+        except Exception as error:  # a broken invariant, or a store that failed: recovery is the way on
+            if participant is self._participant:
+                self._log.exception("not-looked-at", offset=job.offset)
+                self._failed(error)
 
     def _hear(self, votes: Sequence[tuple[Vote, int]]) -> None:
         """Take in what other participants vote."""

@@ -24,7 +24,7 @@ from versolog.schemas.written import commit_body, outcome_body
 from versolog.streams.chain import commit_hash
 from versolog.streams.changes import Line
 from versolog.streams.invariants import keep_checks
-from versolog.streams.operations import Effect, Ground, perform
+from versolog.streams.operations import LENGTHY, Effect, Ground, perform
 from versolog.streams.overlay import Overlay
 from versolog.streams.shares import Share, VotedPart
 from versolog.streams.state import MAIN, NO_HASH, Branch, Head, State
@@ -112,10 +112,21 @@ class Prepared(NamedTuple):
 
 def decide(overlay: Overlay, asked: Asked, partition: int, partitions: int, floor: int = 0) -> Decision:
     """Decide one transaction and fold what was decided into the top layer of `overlay`."""
-    prepared = prepare(overlay, asked, partition, partitions, floor)
-    decision = commit(asked, prepared, prepared.clock) if isinstance(prepared, Prepared) else prepared
+    decision = decision_on(overlay, asked, partition, partitions, floor)
     fold(overlay, decision)
     return decision
+
+
+def decision_on(state: State, asked: Asked, partition: int, partitions: int, floor: int = 0) -> Decision:
+    """How one transaction of this partition alone ends, decided on `state`."""
+    prepared = prepare(state, asked, partition, partitions, floor)
+    return commit(asked, prepared, prepared.clock) if isinstance(prepared, Prepared) else prepared
+
+
+def is_lengthy(asked: Asked) -> bool:
+    """Whether it may look at very many rows, and so take long to decide."""
+    parts = () if asked.transaction is None else asked.transaction["parts"]
+    return any(part["operation"] is not None and part["operation"]["kind"] in LENGTHY for part in parts)
 
 
 def prepare(state: State, asked: Asked, partition: int, partitions: int, floor: int = 0) -> Prepared | Decision:

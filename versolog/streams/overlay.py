@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -16,7 +15,7 @@ from versolog.streams.versions import branches_after, joined, moves_head
 _version_of = itemgetter(0)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Layer:
     """What the transactions of one batch changed."""
 
@@ -37,9 +36,10 @@ class Layer:
 class Overlay:
     """A State over `base`: layers are added on top as batches are decided and taken off the bottom once stored."""
 
-    def __init__(self, base: State) -> None:
+    def __init__(self, base: State, layers: Sequence[Layer] = ()) -> None:
         self._base = base
-        self._layers: deque[Layer] = deque([Layer()])
+        self._layers: tuple[Layer, ...] = (*layers, Layer())
+        """Only the last one changes."""
         self._prefetched: dict[str, bytes | None] = {}
 
     @property
@@ -50,13 +50,18 @@ class Overlay:
     def push(self) -> Layer:
         """Close the top layer and open another above it; returns the closed one."""
         closed = self.top
-        self._layers.append(Layer())
+        self._layers = (*self._layers, Layer())
         return closed
 
     def drop(self, layer: Layer) -> None:
-        """Take off the bottom layer, whose content the store holds now."""
-        assert self._layers[0] is layer, "layers are stored in the order they were decided"
-        self._layers.popleft()
+        """Take off the layers from the bottom to this one, whose content the store holds now."""
+        self._layers = self._layers[self._layers.index(layer) + 1 :]
+
+    def snapshot(self) -> Overlay:
+        """The state as it is now, for another thread to ask while this one goes on. It does not follow the changes of
+        what is not held."""
+        self.push()
+        return Overlay(self._base, self._layers[:-1])
 
     def prefetch(self, transaction_ids: Sequence[str], outcomes: Sequence[bytes | None]) -> None:
         """Take the store's answers for the ids that are decided next, in place of the former ones."""

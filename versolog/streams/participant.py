@@ -12,12 +12,26 @@ commit, at the greatest clock that was voted, or refuse, for the reason of the f
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 from versolog.schemas import codec
 from versolog.schemas.codec import Record
-from versolog.streams.decide import ID_REUSED, OUTCOME, Asked, Decision, Prepared, commit, decide, fold, prepare, refuse
+from versolog.streams.decide import (
+    ID_REUSED,
+    OUTCOME,
+    Asked,
+    Decision,
+    Prepared,
+    commit,
+    decide,
+    decision_on,
+    fold,
+    prepare,
+    refuse,
+)
 from versolog.streams.holds import Holds, Name
 from versolog.streams.overlay import Overlay
 from versolog.streams.shares import COMMIT, FIRST, REFUSE, REPEAT, Vote, VotedPart, fault_of
@@ -30,11 +44,21 @@ class Ballot(NamedTuple):
     to: tuple[int, ...]
 
 
+class Job(NamedTuple):
+    """Something that takes long: to be looked at aside, on a state that does not change, while all else goes on.
+    `Participant.looked_at` takes what comes of it."""
+
+    offset: int
+    look: Callable[[], Prepared | Decision]
+    """In any thread."""
+
+
 class Turn(NamedTuple):
     """What came of what was taken in since the last one."""
 
     decisions: list[Decision]
     ballots: list[Ballot]
+    jobs: list[Job]
 
 
 @dataclass(slots=True)
@@ -43,7 +67,8 @@ class Undecided:
 
     asked: Asked
     prepared: Prepared | Decision | None = None
-    """What it would do; None while its turn has not come."""
+    """What it would do; None while its turn has not come, or it is looked at aside."""
+    is_aside: bool = False
     vote: Vote | None = None
     """Ours."""
     cast: bool = False
@@ -72,7 +97,12 @@ class _Heard:
 class Participant:
     """A partition from a checkpoint on. `overlay` is the state there, and takes what is decided."""
 
-    def __init__(self, overlay: Overlay, partition: int, partitions: int, checkpoint: Record | None) -> None:
+    def __init__(
+        self, overlay: Overlay, partition: int, partitions: int, checkpoint: Record | None,
+        is_lengthy: Callable[[Asked], bool] = lambda asked: False,
+    ) -> None:  # fmt: skip
+        """What `is_lengthy` is looked at aside."""
+        self._is_lengthy = is_lengthy
         self._overlay, self._partition, self._partitions = overlay, partition, partitions
         undecided = checkpoint["undecided"] if checkpoint else []
         self._left: dict[int, Record] = {one["offset"]: one for one in undecided}
@@ -95,6 +125,7 @@ class Participant:
         """By G: of what is undecided here, and of what has not come here yet."""
         self._decisions: list[Decision] = []
         self._ballots: list[Ballot] = []
+        self._jobs: list[Job] = []
         self.undecided_bytes = 0
 
     # What is taken in
@@ -122,7 +153,8 @@ class Participant:
         """Take in the next transaction or share, in the order of the log, each with the clock that `place` gave it."""
         left = self._left.pop(asked.offset, None)
         if asked.share is None:
-            if not self._undecided or not self._holds.blocks(_names(asked)):
+            blocked = bool(self._undecided) and self._holds.blocks(_names(asked))
+            if not blocked and not self._is_lengthy(asked):
                 self._end(asked, decide(self._overlay, asked, self._partition, self._partitions, self._floor(asked)))
                 return
         elif left is None:
@@ -157,10 +189,15 @@ class Participant:
             undecided.cast = True
             self._turns(undecided.asked.offset)
 
+    def looked_at(self, offset: int, found: Prepared | Decision) -> None:
+        """What came of a job."""
+        self._undecided[offset].prepared = found
+        self._turns(offset)
+
     def turn(self) -> Turn:
         """What came of all that, since the last time; decisions in the order they were made."""
-        turn = Turn(self._decisions, self._ballots)
-        self._decisions, self._ballots = [], []
+        turn = Turn(self._decisions, self._ballots, self._jobs)
+        self._decisions, self._ballots, self._jobs = [], [], []
         return turn
 
     # What it stands at
@@ -236,26 +273,42 @@ class Participant:
             due.extend(self._holds.leave(offset))
 
     def _decided(self, undecided: Undecided) -> Decision | None:
-        """The decision, folded; None while votes are missing."""
+        """The decision, folded; None while votes are missing, or it is looked at aside."""
         asked = undecided.asked
-        if asked.share is None:
-            return decide(self._overlay, asked, self._partition, self._partitions, self._floor(asked))
-        if undecided.vote is None:
-            if self._holds.waits(asked.offset):
+        if undecided.prepared is None:
+            if self._holds.waits(asked.offset) or not self._prepare(undecided):
                 return None
-            self._vote(undecided)
-        if self.missing(undecided):
-            return None
-        decision = self._by_votes(undecided)
+        if asked.share is None:
+            decision = undecided.prepared
+            assert isinstance(decision, Decision)
+        else:
+            if undecided.vote is None:
+                self._vote(undecided)
+            if self.missing(undecided):
+                return None
+            decision = self._by_votes(undecided)
         fold(self._overlay, decision)
         return decision
 
+    def _prepare(self, undecided: Undecided) -> bool:
+        """See what it would do, its groups being free; False where that is done aside."""
+        asked, floor = undecided.asked, self._floor(undecided.asked)
+        look = decision_on if asked.share is None else prepare
+        if undecided.is_aside:
+            return False
+        if self._is_lengthy(asked):
+            state = self._overlay.snapshot()
+            undecided.is_aside = True
+            self._jobs.append(Job(asked.offset, partial(look, state, asked, self._partition, self._partitions, floor)))
+            return False
+        undecided.prepared = look(self._overlay, asked, self._partition, self._partitions, floor)
+        return True
+
     def _vote(self, undecided: Undecided) -> None:
-        asked = undecided.asked
+        asked, prepared = undecided.asked, undecided.prepared
         share = asked.share
         assert share is not None
-        floor = self._floor(asked)
-        prepared = undecided.prepared = prepare(self._overlay, asked, self._partition, self._partitions, floor)
+        assert prepared is not None
         number, by = share.sequence_offset, self._partition
         if isinstance(prepared, Prepared):
             vote = Vote(number, by, COMMIT, prepared.clock, tuple(prepared.parts()))
