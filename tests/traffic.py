@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from tests.cluster import Cluster, WorkerProcess
@@ -16,7 +16,7 @@ from versolog.streams.sent import Sent
 from versolog.streams.transaction import Transaction
 
 COUNTERS = [f"{number}/counter" for number in range(6)]
-LARGE, VERSIONED = "large", "versioned"
+LARGE, VERSIONED, MERGED = "large", "versioned", "merged"
 LARGE_ROW_BYTES = 350_000
 GIVE_UP_S = 90.0
 ASK_S = 1.0
@@ -73,6 +73,10 @@ class Traffic:
             assert len(history.commits[group]) == len(committed)
             assert rows["t", "count"] == {"n": sum(tx.type in ("Counted", "Spanned") for tx in committed)}
         assert any(commit.record["pieces"] > 1 for commit in history.commits[LARGE]), "a commit is in several pieces"
+        merges = [commit.record for commit in history.commits[MERGED] if commit.record["operation"] == "merge"]
+        asked = [tx for tx, _ in self.sent if tx.type == "Merged"]
+        assert len(merges) == len(asked) == sum(self.acknowledged[tx.id].committed for tx in asked)
+        assert all(merge["pieces"] > 1 for merge in merges), "a merge is in several pieces"
 
 
 def _wave(number: int, random_: random.Random) -> Iterator[Transaction]:
@@ -110,10 +114,27 @@ def _wave(number: int, random_: random.Random) -> Iterator[Transaction]:
         for key in "abc":
             tx.patch("t", key, {"wave": number})
         yield tx
+    yield from _merged(number, new)
     yield new(VERSIONED, "Written").put("t", str(number % 3), {"wave": number})
     yield new(VERSIONED, "Tagged").operation("tag", name=f"wave-{number}", at="main")
     if number:
         yield new(VERSIONED, "RolledBack").operation("rollback", to=f"wave-{number - 1}")
+
+
+def _merged(number: int, new: Callable[[str, str], Transaction]) -> Iterator[Transaction]:
+    """Both sides change each of some large rows, each a field of its own, and the sides are merged."""
+    if number == 0:
+        for key in "abc":
+            yield new(MERGED, "Written").put("t", key, {"text": key * LARGE_ROW_BYTES})
+        yield new(MERGED, "Branched").operation("create-branch", name="plan")
+    ours, theirs = new(MERGED, "Written"), new(MERGED, "Written")
+    theirs = Transaction(MERGED, id=theirs.id, type="Written", branch="plan")
+    for key in "abc":
+        ours.patch("t", key, {"ours": number})
+        theirs.patch("t", key, {"theirs": number})
+    yield ours
+    yield theirs
+    yield new(MERGED, "Merged").operation("merge", source="plan")
 
 
 def outcomes_over_crashes(

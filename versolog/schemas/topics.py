@@ -223,14 +223,17 @@ def _describe_present(admin: AdminClient, names: list[str]) -> dict[str, TopicDe
 
 
 def _ids(admin: AdminClient, topics: Topics, present: dict[str, TopicDescription]) -> TopicIds:
-    asked: Future[DescribeClusterResult] = admin.describe_cluster(request_timeout=REQUEST_TIMEOUT_S)
     try:
-        cluster = asked.result().cluster_id
+        # Not by `describe_cluster`: librdkafka ends the process where a broker that has just started answers it, which
+        # knows of no broker yet.
+        cluster = admin.list_topics(topics.transactions, timeout=REQUEST_TIMEOUT_S).cluster_id
     except KafkaException as error:
-        raise _unreachable_or(error, "describing the cluster") from error
+        raise _unreachable_or(error, "asking for the cluster's id") from error
+    if not cluster:
+        raise Unavailable("the Kafka broker does not know its cluster yet; try again")
     return TopicIds(
         partitions=len(present[topics.transactions].partitions),
-        cluster=cluster or "",
+        cluster=cluster,
         transactions=str(present[topics.transactions].topic_id),
         commits=str(present[topics.commits].topic_id),
         outcomes=str(present[topics.outcomes].topic_id),

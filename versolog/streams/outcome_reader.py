@@ -118,7 +118,7 @@ class OutcomeReader:
         deadline = time.monotonic() + FLOORS_TIMEOUT_S
         # Connects first: librdkafka lets a question for offsets wait for seconds, at times, where it has to connect.
         with suppress(KafkaException):
-            self._admin.describe_cluster(request_timeout=FLOORS_TIMEOUT_S).result()
+            self._admin.list_topics(self._topic, timeout=FLOORS_TIMEOUT_S)
         for place, asked in self._ask_for_ends().items():
             while (error := asked.exception()) is not None:
                 if not isinstance(error, KafkaException):
