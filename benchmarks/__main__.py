@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import chart, commits, machine, replays, report, served
+from benchmarks import chart, commits, machine, replays, report, served, spanning
 from benchmarks.bench import Bench, Sizes
 from benchmarks.measured import Result, WrongResultError
 from versolog.broker import Broker
@@ -24,6 +24,7 @@ BENCHMARKS: dict[str, Callable[[Bench], Iterator[Result]]] = {
     "commits": commits.measure,
     "replay": replays.measure,
     "http": served.measure,
+    "spanning": spanning.measure,
 }
 
 
