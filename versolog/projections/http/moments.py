@@ -42,6 +42,8 @@ from versolog.streams.versions import At, TimeRef, resolve_ref
 
 READ = "/v1/read"
 READS_MAX = 1_000
+SETTLE_S = 2.0
+"""How long what a tag must come after is waited for, however short the wait for its outcome is to be."""
 SCANNED_MAX = 200_000
 """Rows that one request may look at for those that its `where`s want; the ranges end there and say where to go on."""
 
@@ -88,7 +90,7 @@ class StoreTagRequest(About):
 
 
 class _Forwarded(Asked):
-    """What one node asks another about a partition: how far these groups are, or, with a time, what they hold then."""
+    """What one node asks another about a partition: how far these groups are, or what is read: at a time, or now."""
 
     partition: int
     groups: list[str] | None = None
@@ -151,29 +153,34 @@ class Moments:
 
     async def time_of(self, at: str, deadline_s: float) -> int:
         """The moment that a time or a store-wide tag names, in milliseconds."""
+        if not at:
+            raise Invalid("an RFC 3339 time or a store-wide tag is wanted, and nothing is given", field="at")
         if looks_like_time(at):
             self._node.refuse_time_to_come(at)
             return micros_from_text(at) // 1000
         return micros_from_text((await self._tag(at, deadline_s))["at"]) // 1000
 
-    async def _read_of(self, number: int, reads: Reads, time_ms: int, deadline_s: float) -> dict[int, bytes]:
-        """What one partition holds at a moment, by place; asked of its owner."""
+    async def _read_of(self, number: int, reads: Reads, time_ms: int | None, deadline_s: float) -> dict[int, bytes]:
+        """What one partition holds at a moment, or now, by place; asked of its owner."""
         try:
             return await self._read_here(self._node.owned_here(number), reads, time_ms, deadline_s)
         except Elsewhere as elsewhere:
             asked = {
                 "partition": number,
-                "at": millis_to_text(time_ms),
+                "at": None if time_ms is None else millis_to_text(time_ms),
                 "reads": [one.model_dump(exclude_unset=True) for one in reads.values()],
             }
             told = await self._ask(elsewhere, asked, deadline_s)
             return dict(zip(reads, map(orjson.dumps, told["results"]), strict=True))
 
     async def _read_here(
-        self, partition: Partition, reads: Reads, time_ms: int, deadline_s: float
+        self, partition: Partition, reads: Reads, time_ms: int | None, deadline_s: float
     ) -> dict[int, bytes]:
-        left_s = _left_s(deadline_s)
-        await self._node.closed(partition, time_ms, left_s, groups=_groups(reads), has_been=True)
+        groups, left_s = _groups(reads), _left_s(deadline_s)
+        if time_ms is None:
+            await self._node.settled(partition, groups, left_s)
+        else:
+            await self._node.closed(partition, time_ms, left_s, groups=groups, has_been=True)
         budget = Budget(LIMIT_MAX)
         return {place: await _result(partition, one, time_ms, budget) for place, one in reads.items()}
 
@@ -184,10 +191,11 @@ class Moments:
 
     async def _for_another(self, asked: _Forwarded, deadline_s: float) -> dict[str, Any]:
         partition = self._node.owned_here(asked.partition, forwarded=True)
-        if asked.at is None:
-            return {"settled": await self._node.settled(partition, asked.groups, _left_s(deadline_s))}
         reads = dict(enumerate(asked.reads))
-        found = await self._read_here(partition, reads, micros_from_text(asked.at) // 1000, deadline_s)
+        if not reads:
+            return {"settled": await self._node.settled(partition, asked.groups, _left_s(deadline_s))}
+        time_ms = None if asked.at is None else micros_from_text(asked.at) // 1000
+        found = await self._read_here(partition, reads, time_ms, deadline_s)
         return {"results": [orjson.Fragment(found[place]) for place in reads]}
 
     # Store-wide tags
@@ -195,8 +203,7 @@ class Moments:
     async def tags(self, request: Request) -> Response:
         """GET /v1/tags"""
         timeout_s = wait_s(request, read_query(request, Query).wait)
-        asked = _of_tags(limit=LIMIT_MAX)
-        _, (found,) = await self._read([asked], None, time.monotonic() + timeout_s)
+        found = await self._read_tags(_of_tags(limit=LIMIT_MAX), time.monotonic() + timeout_s)
         told = (_told(row) for row in orjson.loads(found)["rows"])
         tags = [tag for tag in told if tag is not None]
         return answer.document({"tags": tags}, headers={"cache-control": answer.ASK_AGAIN})
@@ -211,14 +218,16 @@ class Moments:
         """PUT /v1/tags/{name}"""
         query = read_query(request, OperationQuery)
         asked = fields_in(await read_body(request), StoreTagRequest)
-        name, deadline_s = segment(request, "name"), time.monotonic() + wait_s(request, query.wait)
+        name = segment(request, "name")
+        deadline_s = time.monotonic() + max(SETTLE_S, wait_s(request, query.wait))
         if looks_like_time(name):
             raise Invalid(f"{name!r} would be read as a time; give the tag another name", field="name")
         row: dict[str, Any] = {}
         if asked.at is None:
             # The tag's own commit comes after all that there is by now, whatever the clocks of the brokers say.
             time_ms = await self._newest(dict.fromkeys(range(self._node.count)), deadline_s)
-            await self._read_of(partition_of(STORE_GROUP, self._node.count), {}, time_ms, deadline_s)
+            number = partition_of(STORE_GROUP, self._node.count)
+            await self._read_of(number, {0: _of_tags(key=name)}, time_ms, deadline_s)
         else:
             row["at"] = millis_to_text(await self.time_of(asked.at, deadline_s))
         tx = operation_of(request, STORE_GROUP, asked).put(STORE_TAGS_TABLE, name, row).expect_absent(STORE_TAGS_TABLE, name)
@@ -230,18 +239,21 @@ class Moments:
         tx = operation_of(request, STORE_GROUP, query).delete(STORE_TAGS_TABLE, segment(request, "name"))
         return await self._writes.answer(request, tx, query.wait)
 
+    async def _read_tags(self, asked: ReadAsked, deadline_s: float) -> bytes:
+        """As they are now: of one group there is no moment to wait for."""
+        found = await self._read_of(partition_of(STORE_GROUP, self._node.count), {0: asked}, None, deadline_s)
+        return found[0]
+
     async def _tag(self, name: str, deadline_s: float) -> dict[str, Any]:
-        asked = _of_tags(key=name)
-        _, (found,) = await self._read([asked], None, deadline_s)
-        row = orjson.loads(found)
+        row = orjson.loads(await self._read_tags(_of_tags(key=name), deadline_s))
         told = None if row is None else _told(row)
         if told is None:
             raise refusal("unknown-ref", f"{name!r} is no RFC 3339 time, and no tag of the whole store", ref=name)
         return told
 
 
-async def _result(partition: Partition, asked: ReadAsked, time_ms: int, budget: Budget) -> bytes:
-    """What was asked, at the moment, as JSON."""
+async def _result(partition: Partition, asked: ReadAsked, time_ms: int | None, budget: Budget) -> bytes:
+    """What was asked, at the moment or now, as JSON."""
     at = _place(partition, asked, time_ms)
     write = answer.RowText(asked.group, asked.table)
     if asked.key is not None:
@@ -270,10 +282,14 @@ async def _result(partition: Partition, asked: ReadAsked, time_ms: int, budget: 
     return b'{"rows":[' + b",".join(rows) + b"]," + answer.text(ends)[1:]
 
 
-def _place(partition: Partition, asked: ReadAsked, time_ms: int) -> At | None:
+def _place(partition: Partition, asked: ReadAsked, time_ms: int | None) -> At | None:
     """Where the branch stood; None for a group that was not there yet, in which nothing is."""
     store = partition.store
-    if store.head(asked.group) is None or store.version_at(asked.group, time_ms) == 0:
+    if store.head(asked.group) is None:
+        return None
+    if time_ms is None:
+        return resolve_ref(store, asked.group, None, asked.branch)
+    if store.version_at(asked.group, time_ms) == 0:
         return None
     return resolve_ref(store, asked.group, TimeRef(time_ms), asked.branch)
 
