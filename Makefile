@@ -46,7 +46,7 @@ test-git: setup
 
 # A hundred thousand schedules of transactions over partitions, full of faults.
 test-simulator: setup
-	$(BIN)/python -m tests.simulator --runs $(or $(RUNS),100000) --from 1000
+	$(BIN)/python -m tests.simulator --runs $(or $(RUNS),100000)
 
 # A bank and a history of lists for minutes, while workers and the broker are killed.
 test-live: setup

@@ -11,10 +11,15 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 
-from tests.simulator import ViolationError, simulate, simulate_all
+import tests.simulator
+from tests.simulator import ViolationError, simulate, simulate_all, unmet
 
 CHUNK = 100
 VIOLATIONS_SHOWN_MAX = 10
+RUNS_THAT_MEET_ALL = 300
+"""With fewer, that something was not met says nothing."""
+LINE_EVERY_S = 10.0
+"""Where the progress is not shown on a terminal."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,29 +40,31 @@ def _one(seed: int, verbose: bool) -> int:
 
 
 def _many(seeds: range, processes: int) -> int:
-    begun, done = time.monotonic(), 0
+    progress = _Progress(len(seeds))
     seen: Counter[str] = Counter()
     violations: list[str] = []
     with closing(_chunks(seeds, processes)) as chunks:
         for runs, met, wrong in chunks:
-            done += runs
             seen += met
-            violations += wrong
-            for violation in wrong[: VIOLATIONS_SHOWN_MAX - len(violations) + len(wrong)]:
+            for violation in wrong[: VIOLATIONS_SHOWN_MAX - len(violations)]:
                 _line(violation)
-            rate = done / (time.monotonic() - begun) * 60
-            sys.stderr.write(
-                f"\r{done:,} of {len(seeds):,} schedules · {rate:,.0f}/min · {len(violations)} violations "
-            )
-            sys.stderr.flush()
+            violations += wrong
+            progress.add(runs, len(violations))
             if len(violations) >= VIOLATIONS_SHOWN_MAX:
                 break
-    sys.stderr.write("\n")
-    _line(f"{done:,} schedules from seed {seeds.start} on, {len(violations)} violations. {_told(seen)}")
-    return 1 if violations else 0
+    progress.end()
+    done = progress.done
+    _line(
+        f"{done:,} schedules from seed {seeds.start} on, {len(violations)} violations, "
+        f"{progress.seconds:,.0f} s, {progress.rate:,.0f}/min. {_told(seen)}"
+    )
+    missed = unmet(seen, done) if done >= RUNS_THAT_MEET_ALL else []
+    if missed:
+        _line(f"too seldom met to prove anything: {', '.join(missed)}")
+    return 1 if violations or missed else 0
 
 
-def _chunks(seeds: range, processes: int) -> Generator[tuple[int, Counter[str], list[str]], None, None]:
+def _chunks(seeds: range, processes: int) -> Generator[tuple[int, Counter[str], list[str]]]:
     chunks = [seeds[start : start + CHUNK] for start in range(0, len(seeds), CHUNK)]
     if processes == 1:
         for chunk in chunks:
@@ -71,6 +78,41 @@ def _chunks(seeds: range, processes: int) -> Generator[tuple[int, Counter[str], 
             pool.shutdown(cancel_futures=True)
 
 
+class _Progress:
+    """How far it is: one line that is written anew on a terminal, and elsewhere a line now and then."""
+
+    def __init__(self, runs: int) -> None:
+        self._runs, self.done, self._violations = runs, 0, 0
+        self._begun = self._shown = time.monotonic()
+        self._on_terminal = sys.stderr.isatty()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._begun
+
+    @property
+    def rate(self) -> float:
+        """Schedules a minute."""
+        return self.done / max(self.seconds, 1e-9) * 60
+
+    def add(self, done: int, violations: int) -> None:
+        self.done += done
+        self._violations = violations
+        if self._on_terminal:
+            self._show("\r", " ")
+        elif time.monotonic() - self._shown > LINE_EVERY_S and self.done < self._runs:
+            self._shown = time.monotonic()
+            self._show("", "\n")
+
+    def end(self) -> None:
+        self._show("\r" if self._on_terminal else "", "\n")
+
+    def _show(self, begin: str, end: str) -> None:
+        told = f"{self.done:,} of {self._runs:,} schedules · {self.rate:,.0f}/min · {self._violations} violations"
+        sys.stderr.write(f"{begin}{told}{end}")
+        sys.stderr.flush()
+
+
 def _told(seen: Counter[str]) -> str:
     return "Met: " + ", ".join(f"{what} {count:,}" for what, count in sorted(seen.items()))
 
@@ -81,12 +123,15 @@ def _line(text: str) -> None:
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.simulator", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.simulator", description=tests.simulator.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, help="run this one alone")
     parser.add_argument("-v", "--verbose", action="store_true", help="with --seed: show every step")
-    parser.add_argument("--runs", type=int, default=1_000, metavar="M")
+    parser.add_argument("--runs", type=int, default=1_000, metavar="M", help="how many (default: %(default)s)")
     parser.add_argument("--from", dest="first", type=int, default=0, metavar="N", help="the first seed")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="default: one a processor")
     return parser.parse_args(arguments)
 
 

@@ -9,14 +9,17 @@ from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from typing import Any, NamedTuple
 
+from tests.nothing import NOTHING
 from tests.simulator.intents import ACCOUNTS, PLACES, Intent
-from tests.simulator.world import Decided, World
+from tests.simulator.world import Decided, World, asked_of, recording
 from versolog.schemas import codec
 from versolog.schemas.codec import Record
 from versolog.schemas.topics import partition_of
 from versolog.schemas.written import commit_body
 from versolog.streams.chain import commit_hash
-from versolog.streams.decide import COMMIT, OUTCOME
+from versolog.streams.decide import COMMIT, OUTCOME, Decision
+from versolog.streams.overlay import Overlay
+from versolog.streams.shares import Vote
 from versolog.streams.state import Level
 
 Key = tuple[int, int]
@@ -42,6 +45,7 @@ def judge(world: World) -> None:
     cases = _cases(world)
     for partition in range(world.partitions):
         _check_chains(world, partition)
+        _check_decided_again(world, partition)
     order = _serial_order(world, cases)
     model = Model(world)
     for key in order:
@@ -54,19 +58,19 @@ def _cases(world: World) -> dict[Key, Case]:
     """All transactions, each decided exactly once by each of its partitions."""
     cases: dict[Key, Case] = {}
     due: list[list[int]] = [[] for _ in range(world.partitions)]
-    for number, intent in enumerate(world.sequence):
-        cases[SPANNING, number] = Case(intent)
+    for place, intent in enumerate(world.sequence):
+        cases[SPANNING, place] = Case(intent)
         for partition in _participants(intent, world.partitions):
-            due[partition].append(number)
+            due[partition].append(place)
     for partition, log in enumerate(world.transactions):
         wanted = iter(due[partition])
-        number = next(wanted, None)
+        number: int | None = next(wanted, None)
         by_offset: dict[int, Case] = {}
         for offset, entry in enumerate(log):
             if entry.intent is not None:
                 case = cases[partition, offset] = Case(entry.intent)
             elif entry.share is not None and entry.share["sequence_offset"] == number:
-                case = cases[SPANNING, number]
+                case = cases[SPANNING, entry.share["sequence_offset"]]
                 number = next(wanted, None)
             else:
                 continue
@@ -112,10 +116,44 @@ def _check_chains(world: World, partition: int) -> None:
                 newest[group] = whole, hash_
 
 
+def _check_decided_again(world: World, partition: int) -> None:
+    """Whoever reads the whole log again, with all that was voted, comes to the same outcomes and hashes."""
+    participant = recording(world.protocol.participant)(Overlay(NOTHING), partition, world.partitions, None)
+    found: dict[int, Decision] = {}
+
+    def take_turn() -> None:
+        turn = participant.turn()
+        found.update(zip(participant.offsets, turn.decisions, strict=True))
+        participant.offsets.clear()
+        for ballot in turn.ballots:
+            participant.cast(ballot.vote.sequence_offset)
+        if turn.ballots:
+            take_turn()
+
+    for offset, votes in enumerate(world.votes[partition]):
+        for vote in votes["votes"]:
+            participant.hear(Vote.of(votes["partition"], vote), offset)
+    for offset, entry in enumerate(world.transactions[partition]):
+        clock = participant.place(offset, entry.timestamp)
+        assert clock is not None
+        if (asked := asked_of(entry, offset, clock)) is not None:
+            participant.take(asked)
+            take_turn()
+    made = {decided.offset: decided.decision for batch in world.durable[partition] for decided in batch.decided}
+    assert set(found) == set(made), f"decided again, partition {partition} leaves out {sorted(set(made) - set(found))}"
+    for offset, decision in made.items():
+        again = found[offset]
+        assert again.outcome == decision.outcome, f"decided again, @{offset} of partition {partition} ends differently"
+        hashes = [[sealed.hash for sealed in one.commits] for one in (decision, again)]
+        assert hashes[0] == hashes[1], f"decided again, @{offset} of partition {partition} has other hashes"
+
+
 def _serial_order(world: World, cases: dict[Key, Case]) -> list[Key]:
-    """One order of all that keeps each partition's order of all that touches a group or uses an id."""
+    """One order of all that keeps the order of sequence, and the order of each log where a group or an id is shared."""
     key_at = {(partition, offset): key for key, case in cases.items() for partition, offset in case.offsets.items()}
     after: dict[Key, set[Key]] = defaultdict(set)
+    for number in range(len(world.sequence) - 1):
+        after[SPANNING, number].add((SPANNING, number + 1))
     for partition, batches in enumerate(world.durable):
         last: dict[Any, Key] = {}
         for batch in batches:
@@ -124,6 +162,8 @@ def _serial_order(world: World, cases: dict[Key, Case]) -> list[Key]:
                 for name in _names(cases[key].intent, partition, world.partitions):
                     if name in last:
                         after[last[name]].add(key)
+                        before_it = cases[last[name]].offsets[partition]
+                        assert before_it < decided.offset, f"@{before_it} of partition {partition} was overtaken"
                     last[name] = key
     before = Counter(key for keys in after.values() for key in keys)
     free = [key for key in cases if not before[key]]
@@ -185,7 +225,7 @@ class Model:
         }
         decided_at = max(verdict.clock for verdict in verdicts.values())
         codes = [verdict.code for verdict in verdicts.values() if verdict.code]
-        code = "id-reused" if "id-reused" in codes else codes[0] if codes else ""
+        code = "id-reused" if "id-reused" in codes else next(iter(codes), "")
         fresh = [partition for partition, verdict in verdicts.items() if verdict.known is None]
         assert code or len(fresh) in (0, len(verdicts)), f"{key} was committed before, and not by {fresh}"
         versions: dict[str, int] = {}
@@ -200,6 +240,7 @@ class Model:
                 continue
             self._compare(where, case, found, code, decided_at, versions)
             if case.intent.record is not None and case.intent.record["id"] and code != "id-reused":
+                assert (partition, case.intent.record["id"]) not in self.first, f"{where} replaced the first outcome"
                 self.first[partition, case.intent.record["id"]] = (case.intent.hash, found.outcome)
         self._count(spans, code, verdicts, versions)
 
@@ -304,10 +345,11 @@ class Model:
         expected = ("refused" if code else "committed", code, at)
         assert end == expected, f"{where} ended as {end}; {expected} was expected"
         assert outcome["intent_hash"] == case.intent.hash
+        told = {part["group"]: part["version"] for part in outcome["parts"]}
         if code:
             assert not found.commits, f"{where} was refused and committed"
+            assert not any(told.values()), f"{where} was refused and has made {told}"
             return
-        told = {part["group"]: part["version"] for part in outcome["parts"]}
         assert told == versions, f"{where} made {told}; {versions} were expected"
         made = {group: version for group, version in versions.items() if version}
         for whole, _, hash_ in found.commits:

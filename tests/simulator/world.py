@@ -8,9 +8,8 @@ what it sends is late, twice, in another order, or lost with it, and whoever was
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from random import Random
 from typing import Any, NamedTuple
 
@@ -27,6 +26,7 @@ from versolog.streams.state import Level
 CHECKPOINT = codec.schema("Checkpoint")
 
 START_MS = 1_000
+PHASE_STEPS = 100
 REST_ROUNDS_MAX = 400
 SHARE_BYTES = 100
 
@@ -55,20 +55,20 @@ class Batch(NamedTuple):
 
 @dataclass(slots=True)
 class Delivery:
-    """A vote on its way into a partition of `votes`."""
+    """A record on its way into a partition of `votes`."""
 
     sender: Owner
-    vote: Record
+    votes: Record
     to: int
-    ballot: Sending
+    sending: Sending
     slow: bool
 
 
 @dataclass(slots=True)
 class Sending:
-    """A ballot whose deliveries are not all acknowledged."""
+    """What was voted in one turn, and the partitions it is still on its way to."""
 
-    sequence_offset: int
+    sequence_offsets: list[int]
     missing: set[int]
 
 
@@ -108,6 +108,15 @@ class World:
         self._clocks = [START_MS + random.choice((0, 0, 5, 40)) for _ in range(partitions)]
         self.clients = Clients(random, partitions, Known(self._head, self._row), random.choice((0.3, 0.6, 0.9)))
         self.to_send = random.randint(8, 25)
+        self.slow = random.choice((0.0, 0.05, 0.3))
+        """How many votes come much later than others."""
+        self._lengthy = random.choice((0, 1, 3))
+        self.room = random.choice((2, 6, 1_000, 1_000))
+        """With so many undecided, an owner reads no further in its transactions."""
+
+    def is_lengthy(self, asked: Asked) -> bool:
+        """Some take long, and are looked at aside, while all else goes on."""
+        return asked.offset % 8 < self._lengthy and asked.transaction is not None
 
     # The logs
 
@@ -147,19 +156,21 @@ class World:
     # The schedule
 
     def run(self) -> None:
-        """Steps in an order drawn from the seed, until all is sent and a while longer; then to rest without faults."""
+        """Steps in an order drawn from the seed, in phases in which some are seldom and others frequent, so that things
+        pile up here and there; then to rest without faults."""
         random = self.random
         steps: list[Callable[[], None]] = [
             self.send, self.tick, self.sequence_step, self.deliver_share, self.save, self.crash_sequencer,
-            self.read, self.hear, self.begin, self.settle, self.deliver_vote, self.acknowledge, self.crash_owner,
-            self.zombie_step,
+            self.start_owner, self.read, self.hear, self.begin, self.settle, self.deliver_vote, self.acknowledge,
+            self.look, self.crash_owner, self.zombie_step,
         ]  # fmt: skip
-        calm = random.choice((1.0, 1.0, 4.0))
-        usual = (9, 1, 8, 10, 2, 1.5 / calm, 14, 10, 5, 4, 14, 8, 2.5 / calm, 8)
-        moods = (0.1, 0.5, 1.0, 1.0, 1.0, 2.0)
-        weights = [weight * random.choice(moods) for weight in usual]
-        for step in random.choices(steps, weights, k=random.choice((150, 300, 500, 700))):
-            step()
+        calm = random.choice((1.0, 3.0, 10.0))
+        usual = (6, 1, 8, 10, 2, 1 / calm, 8, 14, 14, 10, 8, 18, 12, 6, 2 / calm, 4)
+        moods = (0.1, 0.5, 1.0, 1.0, 1.0, 1.0, 2.0)
+        for _ in range(random.randint(3, 9)):
+            weights = [weight * random.choice(moods) for weight in usual]
+            for step in random.choices(steps, weights, k=PHASE_STEPS):
+                step()
         self.seen["decided before the rest"] += sum(len(batch.decided) for log in self.durable for batch in log)
         self.rest()
         self.seen["decided"] += sum(len(batch.decided) for log in self.durable for batch in log)
@@ -185,11 +196,14 @@ class World:
     def sequence_step(self) -> None:
         if self.sequencer is None:
             self.sequencer = Sequencer(self)
-        self.sequencer.read()
+        for _ in range(self.random.choice((1, 2, 5))):
+            self.sequencer.read()
 
     def deliver_share(self) -> None:
-        if self.sequencer is not None:
-            self.sequencer.deliver(self.random.randrange(self.partitions))
+        if self.sequencer is not None and (queued := self.sequencer.queued):
+            partition = self.random.choice(queued)
+            for _ in range(self.random.choice((1, 1, 4))):
+                self.sequencer.deliver(partition)
 
     def save(self) -> None:
         if self.sequencer is not None:
@@ -201,31 +215,49 @@ class World:
             return
         goes_on = self.random.random() < 0.5
         self.seen["sequencer " + ("replaced" if goes_on else "crashed")] += 1
-        if goes_on:
-            self.zombie_sequencers.append(sequencer)
         if self.say:
             self.say("the sequencer " + ("is replaced, and goes on" if goes_on else "crashes"))
+        if goes_on:
+            self.zombie_sequencers.append(sequencer)
+        else:
+            sequencer.leave_behind()
+
+    def start_owner(self) -> None:
+        if (
+            free := [number for number, owner in enumerate(self.owners) if owner is None]
+        ) and self.random.random() < 0.7:
+            partition = self.random.choice(free)
+            self.owners[partition] = Owner(self, partition)
 
     def read(self) -> None:
-        self._owner().read(self.random.choice((1, 1, 2, 5)))
+        if owner := self._owner(lambda owner: owner.can_read):
+            owner.read(self.random.choice((1, 1, 2, 5)))
 
     def hear(self) -> None:
-        self._owner().hear(self.random.choice((1, 2, 5)))
+        if owner := self._owner(lambda owner: owner.heard_next < len(self.votes[owner.partition])):
+            owner.hear(self.random.choice((1, 2, 5)))
 
     def begin(self) -> None:
-        self._owner().begin()
+        if owner := self._owner(lambda owner: owner.in_flight is None):
+            owner.begin()
 
     def settle(self) -> None:
-        self._owner().settle()
+        if owner := self._owner(lambda owner: owner.in_flight is not None):
+            owner.settle()
 
     def deliver_vote(self) -> None:
-        if self.wire:
+        for _ in range(min(len(self.wire), self.random.choice((1, 1, 3)))):
             index = self.random.randrange(len(self.wire))
             if not self.wire[index].slow or self.random.random() < 0.1:
-                self._deliver(index, self.random.random() < 0.1)
+                self._deliver(index, again=self.random.random() < 0.1)
+
+    def look(self) -> None:
+        if owner := self._owner(lambda owner: bool(owner.jobs)):
+            owner.look()
 
     def acknowledge(self) -> None:
-        self._owner().acknowledge()
+        if owner := self._owner(lambda owner: bool(owner.acknowledged)):
+            owner.acknowledge()
 
     def crash_owner(self) -> None:
         partition = self.random.randrange(self.partitions)
@@ -259,28 +291,29 @@ class World:
                 sequencer.save()
         elif self.zombies:
             zombie = random.choice(self.zombies)
-            random.choice((lambda: zombie.read(2), lambda: zombie.hear(2), zombie.acknowledge))()
+            random.choice((lambda: zombie.read(2), lambda: zombie.hear(2), zombie.look, zombie.acknowledge))()
 
     def _lose(self, owner: Owner) -> None:
         """What it had sent comes to nothing, or still arrives in part."""
         arrive = self.random.choice((0.0, 0.0, 0.5, 1.0))
         self.wire = [one for one in self.wire if one.sender is not owner or self.random.random() < arrive]
 
-    def _owner(self) -> Owner:
-        partition = self.random.randrange(self.partitions)
-        owner = self.owners[partition]
-        if owner is None:
-            owner = self.owners[partition] = Owner(self, partition)
-        return owner
+    def _owner(self, can: Callable[[Owner], bool]) -> Owner | None:
+        """One of those that can do something, if there are any."""
+        able = [owner for owner in self.owners if owner is not None and can(owner)]
+        return self.random.choice(able) if able else None
 
     def _deliver(self, index: int, again: bool = False) -> None:
         delivery = self.wire[index]
-        self.votes[delivery.to].append(delivery.vote)
-        delivery.ballot.missing.discard(delivery.to)
-        if not delivery.ballot.missing:
-            delivery.sender.acknowledged.add(delivery.ballot.sequence_offset)
+        self.votes[delivery.to].append(delivery.votes)
+        sending = delivery.sending
+        if sending.missing:
+            sending.missing.discard(delivery.to)
+            if not sending.missing:
+                delivery.sender.acknowledged.append(sending.sequence_offsets)
         if self.say:
-            self.say(f"{_vote_shown(delivery.vote)} is in votes[{delivery.to}]@{len(self.votes[delivery.to]) - 1}")
+            where = f"votes[{delivery.to}]@{len(self.votes[delivery.to]) - 1}"
+            self.say(f"in {where}: {_votes_shown(delivery.votes)}")
         if not again:
             self.wire[index] = self.wire[-1]
             self.wire.pop()
@@ -325,7 +358,7 @@ class World:
                 owner = self.owners[partition] = Owner(self, partition)
             owner.read(1 << 30)
             owner.hear(1 << 30)
-            while owner.acknowledge():
+            while owner.look() or owner.acknowledge():
                 pass
             owner.settle()
             owner.begin()
@@ -334,10 +367,10 @@ class World:
 
     def _progress(self) -> list[int]:
         """Numbers of which one grows with everything that happens."""
-        logs = [*self.transactions, *self.votes, self.sequence]
+        logs: list[Sequence[Any]] = [*self.transactions, *self.votes, self.sequence]
         read = [(0, 0) if owner is None else (owner.read_next, owner.heard_next) for owner in self.owners]
         durable = [sum(len(batch.decided) for batch in batches) for batches in self.durable]
-        return [*map(len, logs), *(number for pair in read for number in pair), *durable, len(self.wire)]
+        return [*(len(log) for log in logs), *(number for pair in read for number in pair), *durable, len(self.wire)]
 
 
 class Sequencer:
@@ -379,6 +412,22 @@ class Sequencer:
             world.say(f"share of G {number} after {previous} is in transactions[{partition}]@{offset} at {timestamp}")
         return True
 
+    @property
+    def queued(self) -> list[int]:
+        """The partitions that have shares on their way."""
+        return [partition for partition, queue in enumerate(self._queues) if queue]
+
+    def leave_behind(self) -> None:
+        """It crashed: of what it had sent some is written all the same. Where Kafka's client does its best, nothing is
+        written behind a gap; here it may be."""
+        world = self._world
+        for partition, queue in enumerate(self._queues):
+            if world.random.random() < 0.3:
+                queue = self._queues[partition] = deque(one for one in queue if world.random.random() < 0.6)
+                while queue:
+                    self.deliver(partition)
+                    world.seen["share left behind"] += 1
+
     def save(self) -> None:
         """Save a checkpoint: everything before it was delivered."""
         least = min((queue[0]["sequence_offset"] for queue in self._queues if queue), default=self._next)
@@ -402,13 +451,15 @@ class Owner:
             _store(self.store, batch)
         self.overlay = Overlay(self.store)
         checkpoint = codec.decode(CHECKPOINT, codec.encode(CHECKPOINT, batches[-1].checkpoint)) if batches else None
-        self.participant = _recording(world.protocol.participant)(
-            self.overlay, partition, world.partitions, checkpoint, _is_lengthy
+        self.participant = recording(world.protocol.participant)(
+            self.overlay, partition, world.partitions, checkpoint, world.is_lengthy
         )
-        self._aside: list[Job] = []
         self.read_next: int = self.participant.first_offset
         self.heard_next: int = self.participant.votes_offset
-        self.acknowledged: set[int] = set()
+        self.acknowledged: list[list[int]] = []
+        """By turn, the transactions voted on whose votes are in the log for all, and not told to the participant."""
+        self.jobs: list[Job] = []
+        """What is being looked at aside."""
         self._decided: list[Decided] = []
         self.in_flight: tuple[Batch, Layer] | None = None
         if world.say:
@@ -417,39 +468,58 @@ class Owner:
     def __str__(self) -> str:
         return self.name
 
+    @property
+    def can_read(self) -> bool:
+        world = self._world
+        return self.read_next < len(world.transactions[self.partition]) and self._has_room
+
+    @property
+    def _has_room(self) -> bool:
+        return self.participant.undecided_count < self._world.room
+
     def read(self, count: int) -> None:
         """Take in what the log says next."""
         log = self._world.transactions[self.partition]
-        for offset in range(self.read_next, min(self.read_next + count, len(log))):
+        for offset in range(self.read_next, min(self.read_next + count, len(log)) if self._has_room else 0):
             entry = log[offset]
             clock = self.participant.place(offset, entry.timestamp)
             self.read_next = offset + 1
-            asked = None if clock is None else _asked(entry, offset, clock)
+            asked = None if clock is None else asked_of(entry, offset, clock)
             if asked is not None:
                 self.participant.take(asked)
-                self._turn(f"takes @{offset}")
+            if not self._has_room:
+                self._world.seen["owner full"] += 1
+                break
+        self._turn(f"has read up to @{self.read_next}")
 
     def hear(self, count: int) -> None:
         """Take in the votes that come next."""
         log = self._world.votes[self.partition]
         for offset in range(self.heard_next, min(self.heard_next + count, len(log))):
             self.heard_next = offset + 1
-            self.participant.hear(Vote.of(log[offset]["partition"], log[offset]), offset)
-            self._turn(f"hears votes@{offset}")
+            votes = log[offset]
+            for vote in votes["votes"]:
+                self.participant.hear(Vote.of(votes["partition"], vote), offset)
+        self._turn(f"has heard up to votes@{self.heard_next}")
 
     def acknowledge(self) -> bool:
-        """Learn that a ballot is in the log for all, or what came of a job; whether there was one."""
-        if self._aside:
-            job = self._aside.pop(self._world.random.randrange(len(self._aside)))
-            self.participant.looked_at(job.offset, job.look())
-            self._turn(f"has looked at @{job.offset} aside")
-            return True
+        """Learn that what was voted in a turn is in the log for all; whether there was such a turn."""
         if not self.acknowledged:
             return False
-        number = min(self.acknowledged)
-        self.acknowledged.remove(number)
-        self.participant.cast(number)
-        self._turn(f"has cast its vote on G {number}")
+        numbers = self.acknowledged.pop(self._world.random.randrange(len(self.acknowledged)))
+        for number in numbers:
+            self.participant.cast(number)
+        self._turn(f"has cast its votes on G {numbers}")
+        return True
+
+    def look(self) -> bool:
+        """Learn what came of something that was looked at aside; whether there was such a thing."""
+        if not self.jobs:
+            return False
+        job = self.jobs.pop(self._world.random.randrange(len(self.jobs)))
+        self._world.seen["looked at aside"] += 1
+        self.participant.looked_at(job.offset, job.look())
+        self._turn(f"has looked at @{job.offset} aside")
         return True
 
     def begin(self) -> None:
@@ -478,47 +548,47 @@ class Owner:
         decided = [Decided(*pair) for pair in zip(offsets, turn.decisions, strict=True)]
         self._decided += decided
         offsets.clear()
-        for ballot in turn.ballots:
-            self._send(ballot)
-        self._aside += turn.jobs
-        _check_waiting(participant.waiting)
+        self.jobs += turn.jobs
+        if turn.ballots:
+            self._send(turn.ballots)
+        check_waiting(participant.waiting)
         if world.say:
             ends = "".join(f"; @{one.offset} {_end_shown(one.decision)}" for one in decided)
-            ballots = "".join(f"; votes {_vote_shown(_as_in_the_log(ballot.vote))}" for ballot in turn.ballots)
+            ballots = "".join(f"; votes {_vote_shown(ballot.vote.record())}" for ballot in turn.ballots)
             waits = [one.asked.offset for one in participant.waiting]
             world.say(f"{self} {what}{ends}{ballots}" + (f"; undecided {waits}" if waits else ""))
 
-    def _send(self, ballot: Ballot) -> None:
-        world, record = self._world, _as_in_the_log(ballot.vote)
-        key = (ballot.vote.sequence_offset, ballot.vote.partition)
-        first = world.voted.setdefault(key, record)
-        assert first == record, f"{self} votes {record}, and before it was {first}"
-        sending = Sending(ballot.vote.sequence_offset, set(ballot.to))
-        slow = world.random.random() < 0.3
-        world.wire += (Delivery(self, record, to, sending, slow) for to in ballot.to)
+    def _send(self, ballots: list[Ballot]) -> None:
+        world = self._world
+        by_partition: dict[int, list[Record]] = {}
+        for vote, to in ballots:
+            record = vote.record()
+            first = world.voted.setdefault((vote.sequence_offset, vote.partition), record)
+            assert first == record, f"{self} votes {record}, and before it was {first}"
+            for hearer in to:
+                by_partition.setdefault(hearer, []).append(record)
+        sending = Sending([ballot.vote.sequence_offset for ballot in ballots], set(by_partition))
+        slow = world.random.random() < world.slow
+        for one, records in by_partition.items():
+            votes = {"partition": self.partition, "votes": records}
+            world.wire.append(Delivery(self, codec.decode(VOTES, codec.encode(VOTES, votes)), one, sending, slow))
 
 
-def _is_lengthy(asked: Asked) -> bool:
-    """Some take long, and are looked at while all else goes on."""
-    return asked.offset % 7 == 3 and asked.transaction is not None
-
-
-def _as_in_the_log(vote: Vote) -> Record:
-    """The vote, and who votes, after a way through the bytes of its record."""
-    record = codec.decode(VOTES, codec.encode(VOTES, {"partition": vote.partition, "votes": [vote.record()]}))
-    (told,) = record["votes"]
-    return {"partition": record["partition"], **told}
-
-
-class _Recording(Participant):
+class Recording(Participant):
     """Says which offset each decision is of."""
 
     offsets: list[int]
 
 
-@cache
-def _recording(participant: type[Participant]) -> type[_Recording]:
-    class Recording(participant):  # type: ignore[misc, valid-type]
+def recording(participant: type[Participant]) -> type[Recording]:
+    """The participant, and what it decides in which order."""
+    if participant not in _RECORDING:
+        _RECORDING[participant] = _recording(participant)
+    return _RECORDING[participant]
+
+
+def _recording(participant: Any) -> type[Recording]:
+    class Both(participant):  # type: ignore[misc]
         def __init__(self, *arguments: Any) -> None:
             self.offsets: list[int] = []
             super().__init__(*arguments)
@@ -534,14 +604,17 @@ def _recording(participant: type[Participant]) -> type[_Recording]:
                 self.offsets.append(undecided.asked.offset)
             return decision
 
-    return Recording
+    return Both
+
+
+_RECORDING: dict[type[Participant], type[Recording]] = {}
 
 
 def _allotted(intent: Intent) -> tuple[bytes, Record | None, Any]:
     return intent.hash, intent.record, intent.fault
 
 
-def _asked(entry: Entry, offset: int, clock: int) -> Asked | None:
+def asked_of(entry: Entry, offset: int, clock: int) -> Asked | None:
     if entry.intent is not None:
         return Asked(offset, clock, entry.intent.hash, entry.intent.record, entry.intent.fault, size=SHARE_BYTES)
     share = entry.share
@@ -557,7 +630,7 @@ def _store(store: Overlay, batch: Batch) -> None:
         fold(store, decision)
 
 
-def _check_waiting(waiting: list[Undecided]) -> None:
+def check_waiting(waiting: list[Undecided]) -> None:
     """Whoever waits for its turn waits for something that it touches and that one before it touches."""
     if not waiting:
         return
@@ -586,8 +659,12 @@ def _shown(intent: Intent) -> str:
     return f"{intent.record['id']!r} {{{'; '.join(parts)}}}"
 
 
+def _votes_shown(votes: Record) -> str:
+    return f"votes of {votes['partition']}: " + ", ".join(map(_vote_shown, votes["votes"]))
+
+
 def _vote_shown(vote: Record) -> str:
-    return f"{vote['verdict']} {vote['code']} at {vote['clock']} by {vote['partition']} on G {vote['sequence_offset']}"
+    return f"{vote['verdict']} {vote['code']} at {vote['clock']} on G {vote['sequence_offset']}"
 
 
 def _end_shown(decision: Decision) -> str:

@@ -323,6 +323,7 @@ def test_an_id_keeps_its_first_outcome_whatever_else_another_content_is_refused_
     assert sides.b.ends == [("x", "committed"), ("x", "id-reused")]
     sides.b.take(put(B, id="x"))
     assert sides.b.ends[2:] == [("x", "committed")]
+    assert sides.b.decisions[2].outcome == sides.b.decisions[0].outcome
 
 
 def test_what_one_partition_has_refused_before_is_refused_by_all_for_the_same_reason(sides: Sides) -> None:

@@ -6,7 +6,8 @@ whatever order these come, so a second participant on the same log votes and dec
 A transaction of this partition alone is decided when its turn comes: at once, unless one before it that is undecided
 holds one of its groups, or its id. A share of a transaction over several partitions, when its turn comes, holds its
 groups, and the partition votes. With the votes of all participants everyone comes to the same decision by itself:
-commit, at the greatest clock that was voted, or refuse, for the reason of the first that did. Then its groups are free.
+commit, at the greatest clock that was voted, or refuse, for the reason of the first that did (that the id had another
+content goes before all others). Then its groups are free.
 """
 
 from __future__ import annotations
@@ -236,16 +237,17 @@ class Participant:
             for offset, one in self._undecided.items()
         ]
         undecided = sorted([*undecided, *self._left.values()], key=_offset_of)
-        closed = min([self.clock, *(one["clock"] for one in undecided)])
-        self._read_at = {group: at for group, at in self._read_at.items() if at > closed}
-        return {
+        checkpoint: Record = {
             "next_offset": self.next_offset,
             "clock": self.clock,
             "undecided": undecided,
             "sequence_offset": None if self._sequence_offset == FIRST else self._sequence_offset,
             "votes_offset": self.votes_offset,
-            "reads": [{"group": group, "committed_at": at} for group, at in self._read_at.items()],
         }
+        closed = closed_before(checkpoint)
+        self._read_at = {group: at for group, at in self._read_at.items() if at > closed}
+        reads = [{"group": group, "committed_at": at} for group, at in self._read_at.items()]
+        return {**checkpoint, "reads": reads}
 
     # Turns
 
