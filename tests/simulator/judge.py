@@ -349,6 +349,11 @@ class Model:
         if code:
             assert not found.commits, f"{where} was refused and committed"
             assert not any(told.values()), f"{where} was refused and has made {told}"
+            record = case.intent.record
+            groups = {part["group"] for part in record["parts"]} if record is not None and record["id"] else set()
+            assert told.keys() == groups, (
+                f"{where} was refused, and tells of {sorted(told)}; it was to tell of {groups}"
+            )
             return
         assert told == versions, f"{where} made {told}; {versions} were expected"
         made = {group: version for group, version in versions.items() if version}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
@@ -14,11 +14,13 @@ from typing import Any
 
 import httpx
 import pytest
+from confluent_kafka import Producer as KafkaProducer
 
 from tests.cluster import Cluster, eventually
 from tests.conftest import RealBroker
 from versolog import Client
 from versolog.client import Read
+from versolog.schemas import codec as avro
 from versolog.schemas.errors import Conflict, NotFound, PreconditionFailed, Undecided
 from versolog.schemas.outcome import Outcome
 from versolog.schemas.topics import partition_of
@@ -102,6 +104,34 @@ def test_it_is_committed_in_every_group_at_one_moment(running: Cluster) -> None:
                     "committed_at"
                 ]
             )
+
+
+def test_poison_in_sequence_is_refused_and_the_others_go_on(running: Cluster) -> None:
+    """Records that no builder makes: what came of them would not fit a record, or has no name to be known by."""
+    some, transaction = groups(), avro.schema("Transaction")
+    whole = over(some).record()
+
+    def written(**changed: Any) -> bytes:
+        return running.codec().write(transaction, {**whole, **changed})
+
+    def named(names: Iterable[str]) -> list[dict[str, Any]]:
+        return [{**whole["parts"][0], "group": name, "changes": [], "expect_head": 0} for name in names]
+
+    row_text = '{"x":"' + "y" * 340_000 + '"}'
+    large = [{"op": "put", "table": "t", "key": str(number), "row": row_text} for number in range(3)]
+    raw = KafkaProducer({**running.kafka, "message.max.bytes": 1_048_588})
+    for value in (
+        b"garbage",
+        written(id=""),
+        written(id="x" * 1_000_000),
+        written(id="many", parts=named(f"{number:x}" for number in range(50_000))),
+        written(id="long", parts=named("x" * 240_000 + str(number) for number in range(4))),
+        written(id="large", parts=[{**whole["parts"][0], "changes": large}, whole["parts"][1]]),
+    ):
+        raw.produce(running.topics.sequence, value)
+    assert raw.flush(WITHIN_S) == 0
+    with running.producer() as producer:
+        assert producer.send(over(some)).outcome(WITHIN_S).committed
 
 
 def test_one_precondition_that_fails_refuses_all_of_it_everywhere(running: Cluster) -> None:

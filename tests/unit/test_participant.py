@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from tests.nothing import NOTHING
-from versolog.schemas import codec
+from versolog.schemas import codec, limits
 from versolog.schemas.outcome import Outcome
 from versolog.schemas.topics import partition_of
 from versolog.streams.chain import intent_hash
@@ -221,6 +222,59 @@ def test_a_share_of_one_partition_needs_no_votes(sides: Sides) -> None:
     sides.a.take(share)
     assert sides.a.ballots == []
     assert sides.a.ends == [("x", "committed")]
+
+
+# What somebody else than a builder wrote
+
+
+def crafted(id: str, named: list[str], branch: str = "main") -> dict[str, Any]:
+    """As `put`, and whatever the names are."""
+    whole = put("g", id="x").record()
+    return {**whole, "id": id, "parts": [{**whole["parts"][0], "group": group, "branch": branch} for group in named]}
+
+
+def take_crafted(sides: Sides, record: dict[str, Any]) -> tuple[Outcome, Outcome]:
+    shares = sides.allotment.shares(sides.next, bytes(32), record)
+    sides.next += 1
+    for side in (sides.a, sides.b):
+        side.take(shares[side.partition])
+    sides.exchange()
+    return sides.a.outcomes[-1], sides.b.outcomes[-1]
+
+
+def many(partition: int, count: int) -> list[str]:
+    names = (f"many-{number}" for number in itertools.count())
+    return list(itertools.islice((name for name in names if partition_of(name, PARTITIONS) == partition), count))
+
+
+@pytest.mark.parametrize("each", [limits.GROUPS_MAX // 2 + 1, 2_000], ids=["as a whole", "in each"])
+def test_too_many_groups_are_refused_by_all_without_naming_them(sides: Sides, each: int) -> None:
+    """Naming them all, the outcome might not fit a record, and the partition would try to write it for ever."""
+    for outcome in take_crafted(sides, crafted("x", [*many(0, each), *many(1, each)])):
+        assert (outcome.transaction_id, outcome.code, outcome.parts) == ("x", "too-large", ())
+    sides.take(put(A, B, id="y"))
+    sides.exchange()
+    assert sides.a.ends[1:] == sides.b.ends[1:] == [("y", "committed")]
+
+
+def test_too_many_groups_of_one_partition_are_refused_without_naming_them(sides: Sides) -> None:
+    record = crafted("x", many(0, limits.GROUPS_MAX + 1))
+    sides.a.log.append((10, record))
+    sides.a.participant.take(Asked(0, 10, bytes(32), record, size=100))
+    sides.a.turn()
+    assert [(outcome.code, outcome.parts) for outcome in sides.a.outcomes] == [("too-large", ())]
+
+
+@pytest.mark.parametrize("id", ["", "x" * (limits.ID_BYTES_MAX + 1)], ids=["none", "too long"])
+def test_what_can_not_be_an_id_is_not_remembered_by_anyone(sides: Sides, id: str) -> None:
+    outcomes = take_crafted(sides, crafted(id, [A, B]))
+    assert [(outcome.transaction_id, outcome.parts) for outcome in outcomes] == [("", ())] * 2
+    assert sides.a.overlay.outcome(id) is None
+
+
+def test_what_can_not_be_a_name_is_not_named_in_the_outcome(sides: Sides) -> None:
+    for outcome in take_crafted(sides, crafted("x", [A, B], branch="b" * 1_000)):
+        assert (outcome.code, outcome.parts) == ("too-large", ())
 
 
 # Who waits

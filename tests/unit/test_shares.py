@@ -92,6 +92,17 @@ def test_what_is_too_large_only_as_a_whole_is_refused_by_all(monkeypatch: pytest
     ] * 2
 
 
+def test_too_many_groups_as_a_whole_are_refused_by_all() -> None:
+    whole = asked(0)[1]
+    whole["parts"] = [{**whole["parts"][0], "group": f"g{number}"} for number in range(limits.GROUPS_MAX)]
+    assert all(fault_of(share) is None for share in Allotment(PARTITIONS).shares(0, bytes(32), whole).values())
+    whole["parts"] = [*whole["parts"], {**whole["parts"][0], "group": "one more"}]
+    faults = [fault_of(share) for share in Allotment(PARTITIONS).shares(0, bytes(32), whole).values()]
+    assert [fault and (fault.code, fault.facts) for fault in faults] == [
+        ("too-large", {"limit": limits.GROUPS_MAX})
+    ] * PARTITIONS
+
+
 def test_a_share_comes_through_its_record() -> None:
     for share in Allotment(PARTITIONS).shares(7, *asked(0, 1)).values():
         assert codec.decode(SHARE, codec.encode(SHARE, share)) == share

@@ -249,6 +249,16 @@ def test_there_is_a_limit_to_changes_over_all_parts() -> None:
         tx.record()
 
 
+def test_there_is_a_limit_to_groups() -> None:
+    tx = Transaction("UA").put("t", "k", {})
+    for number in range(limits.GROUPS_MAX - 1):
+        tx.group(str(number)).put("t", "k", {})
+    with pytest.raises(TooLarge, match="500 groups"):
+        tx.group("one more")
+    assert tx.group("0") is tx.group("0")
+    assert len(tx.groups) == limits.GROUPS_MAX
+
+
 def test_there_is_a_limit_to_the_whole() -> None:
     tx = Transaction("UA")
     for number in range(3):

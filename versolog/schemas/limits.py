@@ -14,6 +14,8 @@ TYPE_BYTES_MAX = 256
 MESSAGE_BYTES_MAX = 4_096
 ROW_BYTES_MAX = 512 * 1024
 CHANGES_MAX = 10_000
+GROUPS_MAX = 500
+"""Groups in one transaction: each of its commits names all others, so that these grow with the square."""
 TRANSACTION_BYTES_MAX = 1_000_000
 RECORD_BYTES_MAX = 1_000_000
 """No record of ours is larger: a larger commit is cut into pieces, a longer list of outcomes into records."""

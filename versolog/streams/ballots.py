@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from versolog.schemas.codec import Codec
+from versolog.schemas.codec import Codec, Record
 from versolog.schemas.errors import BrokenLog, Unavailable, VersologError
 from versolog.schemas.topics import Topics
 from versolog.streams.failpoints import reach
@@ -28,8 +28,10 @@ POLL_S = 0.05
 START_AGAIN_S = 1.0
 RECORDS_AT_ONCE = 1_000
 VOTES_IN_RECORD = 500
-"""A vote is small but for a refusal's facts, which are bounded as those of an outcome are."""
+"""A vote is small but for its parts, and for a refusal's facts; both are bounded as those of an outcome are."""
 VOTES_BYTES_MAX = 500_000
+PART_BYTES = 16
+"""Of a part, besides its names."""
 CLOSE_TIMEOUT_S = 2.0
 
 Hear = Callable[[Sequence[tuple[Vote, int]]], None]
@@ -105,18 +107,7 @@ class Ballots:
             raise Unavailable(f"the votes of partition {partition} can't be sent: {error}") from error
 
     def _records(self, partition: int, votes: Sequence[Vote]) -> list[bytes]:
-        """Votes as records, below the limit of their size."""
-        runs: list[list[dict[str, Any]]] = [[]]
-        size = 0
-        for vote in votes:
-            record = vote.record()
-            vote_bytes = len(record["facts"]) * 4 + len(record["detail"]) * 4
-            if len(runs[-1]) == VOTES_IN_RECORD or (runs[-1] and size + vote_bytes > VOTES_BYTES_MAX):
-                runs.append([])
-                size = 0
-            runs[-1].append(record)
-            size += vote_bytes
-        return [self._codec.write(VOTES, {"partition": partition, "votes": run}) for run in runs]
+        return [self._codec.write(VOTES, {"partition": partition, "votes": run}) for run in runs(votes)]
 
     def _connected(self) -> Producer:
         return Producer(
@@ -256,3 +247,19 @@ def _next_offsets(messages: Sequence[Message]) -> dict[tuple[str, int], int]:
         and (number := one.partition()) is not None
         and (offset := one.offset()) is not None
     }
+
+
+def runs(votes: Sequence[Vote]) -> list[list[Record]]:
+    """The votes, cut so that each run of them fits a record."""
+    cut: list[list[Record]] = [[]]
+    size = 0
+    for vote in votes:
+        names = sum(len(part.group) + len(part.branch) for part in vote.parts)
+        record = vote.record()
+        vote_bytes = (names + len(record["facts"]) + len(record["detail"])) * 4 + len(vote.parts) * PART_BYTES
+        if len(cut[-1]) == VOTES_IN_RECORD or (cut[-1] and size + vote_bytes > VOTES_BYTES_MAX):
+            cut.append([])
+            size = 0
+        cut[-1].append(record)
+        size += vote_bytes
+    return cut

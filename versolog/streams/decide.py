@@ -13,6 +13,7 @@ from versolog.schemas.errors import VersologError, refusal
 from versolog.schemas.limits import (
     AUTHOR_BYTES_MAX,
     CHANGES_MAX,
+    GROUPS_MAX,
     MESSAGE_BYTES_MAX,
     RECORD_BYTES_MAX,
     TYPE_BYTES_MAX,
@@ -26,7 +27,7 @@ from versolog.streams.changes import Line
 from versolog.streams.invariants import keep_checks
 from versolog.streams.operations import LENGTHY, Effect, Ground, perform
 from versolog.streams.overlay import Overlay
-from versolog.streams.shares import Share, VotedPart
+from versolog.streams.shares import Share, VotedPart, too_many_groups
 from versolog.streams.state import MAIN, NO_HASH, Branch, Head, State
 from versolog.streams.versions import levels
 
@@ -140,7 +141,7 @@ def prepare(state: State, asked: Asked, partition: int, partitions: int, floor: 
     try:
         check_name("id", transaction_id)
     except VersologError as error:
-        return _refused(asked, "", (), error, asked.clock)
+        return refuse(asked, error, asked.clock)
     known = state.outcome(transaction_id)
     if known is not None:
         return _repeated(asked, transaction, known)
@@ -166,12 +167,33 @@ def refuse(asked: Asked, error: VersologError, decided_at: int, elsewhere: Seque
     """The end of a transaction that is refused, at `decided_at` on the store's clock (milliseconds). `elsewhere` are
     its parts in other partitions."""
     transaction = asked.transaction
-    if transaction is None:
+    if transaction is None or not _is_name("id", transaction["id"]):
         return _refused(asked, "", (), error, decided_at)
-    parts = [VotedPart(part["group"], part["branch"], 0) for part in transaction["parts"]]
+    parts = unchanged(transaction)
     if elsewhere:
         parts = sorted([*parts, *(part._replace(version=0) for part in elsewhere)], key=_bytes_of_group)
-    return _refused(asked, transaction["id"], parts, error, decided_at)
+    return _refused(asked, transaction["id"], parts if len(parts) <= GROUPS_MAX else (), error, decided_at)
+
+
+def unchanged(transaction: Record) -> list[VotedPart]:
+    """The parts of a transaction that is refused, for its outcome to name: none where they are too many, and only those
+    that can be names. So no outcome and no vote is too large for a record, whatever somebody wrote into the log."""
+    parts: list[Record] = transaction["parts"]
+    if len(parts) > GROUPS_MAX:
+        return []
+    return [
+        VotedPart(part["group"], part["branch"], 0)
+        for part in parts
+        if _is_name("group", part["group"]) and _is_name("branch", part["branch"])
+    ]
+
+
+def _is_name(what: str, name: str) -> bool:
+    try:
+        check_name(what, name)
+    except VersologError:
+        return False
+    return True
 
 
 def fold(overlay: Overlay, decision: Decision) -> None:
@@ -202,6 +224,8 @@ def _check_form(transaction: Record, partition: int, partitions: int) -> None:
     parts = transaction["parts"]
     if not parts:
         raise refusal("invalid", "the transaction names no group", field="parts")
+    if len(parts) > GROUPS_MAX:
+        raise too_many_groups(len(parts))
     if len(parts) > 1 and len({part["group"] for part in parts}) < len(parts):
         raise refusal("invalid", "a group is named twice; put all its changes into one part", field="parts")
     changes = 0

@@ -32,10 +32,11 @@ from versolog.streams.decide import (
     fold,
     prepare,
     refuse,
+    unchanged,
 )
 from versolog.streams.holds import Holds, Name
 from versolog.streams.overlay import Overlay
-from versolog.streams.shares import COMMIT, FIRST, REFUSE, REPEAT, Vote, VotedPart, fault_of
+from versolog.streams.shares import COMMIT, FIRST, REFUSE, REPEAT, Vote, fault_of
 
 
 class Ballot(NamedTuple):
@@ -314,11 +315,11 @@ class Participant:
         number, by = share.sequence_offset, self._partition
         if isinstance(prepared, Prepared):
             vote = Vote(number, by, COMMIT, prepared.clock, tuple(prepared.parts()))
-        elif prepared.error is None:
-            known = fault_of(codec.decode(OUTCOME, prepared.outcome))
-            vote = Vote(number, by, REPEAT, asked.clock, _unchanged(asked), known)
         else:
-            vote = Vote(number, by, REFUSE, asked.clock, _unchanged(asked), prepared.error)
+            verdict = REPEAT if prepared.error is None else REFUSE
+            error = prepared.error or fault_of(codec.decode(OUTCOME, prepared.outcome))
+            parts = tuple(unchanged(asked.transaction)) if asked.transaction is not None else ()
+            vote = Vote(number, by, verdict, asked.clock, parts, error)
         undecided.vote = vote
         others = tuple(one for one in share.participants if one != by)
         if others:
@@ -375,12 +376,6 @@ def closed_before(checkpoint: Record) -> int:
     """Milliseconds: at a checkpoint, everything with committed_at below it is decided. What waits comes later than its
     own clock, or at it."""
     return min((int(one["clock"]) for one in checkpoint["undecided"]), default=int(checkpoint["clock"]))
-
-
-def _unchanged(asked: Asked) -> tuple[VotedPart, ...]:
-    """The parts of a share that is refused, for all outcomes to name them."""
-    parts = asked.transaction["parts"] if asked.transaction is not None else ()
-    return tuple(VotedPart(part["group"], part["branch"], 0) for part in parts)
 
 
 def _names(asked: Asked) -> tuple[Name, ...]:

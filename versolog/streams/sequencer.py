@@ -20,7 +20,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 
 from versolog.schemas import codec as avro
 from versolog.schemas.codec import Codec
-from versolog.schemas.errors import BrokenLog, Unavailable, VersologError
+from versolog.schemas.errors import BrokenLog, TooLarge, Unavailable, VersologError
+from versolog.schemas.limits import TRANSACTION_BYTES_MAX
 from versolog.schemas.topics import Topics
 from versolog.streams.chain import intent_hash
 from versolog.streams.failpoints import reach
@@ -35,6 +36,8 @@ CHECKPOINT_EVERY_S = 0.5
 START_AGAIN_S = 1.0
 STOP_TIMEOUT_S = 2.0
 ASK_TIMEOUT_S = 10.0
+FRAME_BYTES = 5
+"""Before the Avro body: the magic byte and the schema's id."""
 UNDER_WAY_MAX = 20_000
 """Shares handed to Kafka's client and not acknowledged yet."""
 CHECKPOINT_BYTES_MAX = 4_000
@@ -151,18 +154,25 @@ class _Sequencing:
         transaction, fault = None, None
         try:
             _, transaction = self._codec.read(value, TRANSACTION)
+            self._check_size(value or b"")
         except Unavailable:
             raise
         except VersologError as error:
             logger.warning("poison-record", topic=self._topics.sequence, offset=offset, reason=error.detail)
-            fault = error
-        hash_ = intent_hash((value or b"")[5:])
+            transaction, fault = None, error
+        hash_ = intent_hash((value or b"")[FRAME_BYTES:])
         for partition, share in self._allotment.shares(offset, hash_, transaction, fault).items():
             body = avro.frame(self._schema_id, avro.encode(SHARE, share))
             run.left += 1
             self._under_way += 1
             self._produce(producer, partition, body, told)
         run.next_offset = self._next_offset = offset + 1
+
+    def _check_size(self, value: bytes) -> None:
+        """Refuse what is larger than any builder makes it: a share of it might not fit a record."""
+        if (size := len(value) - FRAME_BYTES) > TRANSACTION_BYTES_MAX:
+            limit = TRANSACTION_BYTES_MAX
+            raise TooLarge(f"the transaction has {size:,} bytes; the limit is {limit:,}", limit=limit)
 
     def _produce(
         self, producer: Producer, partition: int, body: bytes, told: Callable[[KafkaError | None, Message], None]

@@ -15,7 +15,7 @@ from versolog.schemas import codec
 from versolog.schemas.codec import Record
 from versolog.schemas.documents import from_text, to_text
 from versolog.schemas.errors import VersologError, refusal
-from versolog.schemas.limits import CHANGES_MAX
+from versolog.schemas.limits import CHANGES_MAX, GROUPS_MAX
 from versolog.schemas.topics import partition_of
 
 SHARE = codec.schema("Share")
@@ -114,10 +114,18 @@ class Allotment:
 
 def _fault_of_whole(transaction: Record) -> VersologError | None:
     """What no single share shows: a transaction that is too large only as a whole."""
-    changes = sum(len(part["changes"]) for part in transaction["parts"])
+    parts = transaction["parts"]
+    if len(parts) > GROUPS_MAX:
+        return too_many_groups(len(parts))
+    changes = sum(len(part["changes"]) for part in parts)
     if changes > CHANGES_MAX:
         return refusal("too-large", f"{changes:,} changes; the limit is {CHANGES_MAX:,}", limit=CHANGES_MAX)
     return None
+
+
+def too_many_groups(count: int) -> VersologError:
+    """The refusal of a transaction of so many groups."""
+    return refusal("too-large", f"{count:,} groups; the limit is {GROUPS_MAX:,}", limit=GROUPS_MAX)
 
 
 def _reason(error: VersologError | None) -> Record:

@@ -175,6 +175,12 @@ class Transaction(Part):
         """The part for group `name`: the same one again where it was named before on the same branch."""
         part: Part | None = self if name == self._group else self._others.get(name)
         if part is None:
+            if len(self._others) + (self._group is not None) >= limits.GROUPS_MAX:
+                raise TooLarge(
+                    f"a transaction names at most {limits.GROUPS_MAX:,} groups; cut it into several",
+                    field="parts",
+                    limit=limits.GROUPS_MAX,
+                )
             part = self._others[name] = Part(_name("group", name), branch)
         elif part._branch != branch:
             raise Invalid(
