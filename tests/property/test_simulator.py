@@ -200,7 +200,7 @@ def test_what_is_not_held_is_caught_by_what_comes_of_it(
 ) -> None:
     """Without a look into who waits for whom: the logs alone tell."""
     monkeypatch.setattr("tests.simulator.world.check_waiting", lambda waiting: None)
-    check_caught(Protocol(participant=broken), "was expected|follows on|overtaken|ends differently")
+    check_caught(Protocol(participant=broken), "was expected|follows on|overtaken|ends differently|and before it was")
 
 
 def check_caught(protocol: Protocol, reason: str) -> None:

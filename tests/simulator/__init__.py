@@ -15,7 +15,7 @@ from tests.simulator.world import Protocol, World
 __all__ = ["Protocol", "ViolationError", "simulate", "simulate_all", "unmet"]
 
 OFTEN = (
-    "decided before the rest", "owner crashed", "owner replaced", "owner full",
+    "decided before the rest", "looked at aside", "owner crashed", "owner replaced", "owner full",
     "sequencer crashed", "sequencer replaced", "batch in flight kept", "batch in flight lost",
     "single committed", "spanning committed", "spanning committed with a part that only reads", "spanning again",
     "spanning head-mismatch", "spanning version-mismatch", "spanning id-reused",
