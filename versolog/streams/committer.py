@@ -474,6 +474,7 @@ class Committer:
         commits_placed = _Placed(len(written.values))
         for value, key, told in zip(written.values, keys, commits_placed.reports, strict=True):
             producer.produce(commits, value, key, partition, told)
+        reach("commits-produced")
         outcomes = self._outcome_records(batch, written.checkpoint)
         outcomes_placed = _Placed(len(outcomes))
         for value, told in zip(outcomes, outcomes_placed.reports, strict=True):

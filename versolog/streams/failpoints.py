@@ -13,6 +13,7 @@ POINTS = (
     "votes-heard",
     "batch-decided",
     "transaction-begun",
+    "commits-produced",
     "records-produced",
     "kafka-committed",
     "store-written",
