@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,13 +19,16 @@ from tests.history import LogReader
 from tests.owner import owner
 from versolog.schemas.errors import BrokenLog, Unavailable
 from versolog.schemas.outcome import Outcome
-from versolog.streams import committer
+from versolog.schemas.topics import partition_of
+from versolog.streams import committer, participant
 from versolog.streams.chain import intent_hash
-from versolog.streams.state import Level
+from versolog.streams.decide import Asked, Decision, decision_on, is_lengthy
+from versolog.streams.state import Level, State
 from versolog.streams.transaction import Transaction
 
 GROUP = "g"
 TAKE_OVERS = 8
+SOON_S = 30.0
 
 Send = Callable[..., None]
 
@@ -151,6 +155,74 @@ def test_what_an_owner_had_under_way_ends_before_the_next_one_reads(cluster: Clu
 
     asyncio.run(run())
     log_adds_up(cluster, TAKE_OVERS)
+
+
+class Slowly:
+    """Decides as ever, but what may take long takes until it is `released`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun, self.released = threading.Event(), threading.Event()
+        monkeypatch.setattr(participant, "decision_on", self)
+
+    def __call__(self, state: State, asked: Asked, partition: int, partitions: int, floor: int) -> Decision:
+        if is_lengthy(asked):
+            self.begun.set()
+            assert self.released.wait(SOON_S), "what is on another group waits for a merge"
+        return decision_on(state, asked, partition, partitions, floor)
+
+
+def merge(cluster: Cluster) -> list[Transaction]:
+    """A merge, one transaction behind it on the same group, and one on another group of the partition."""
+    other = next(name for name in map("other-{}".format, range(100)) if partition_of(name, cluster.partitions) == 0)
+    return [
+        Transaction(GROUP, id="main").put("t", "main", {"n": 1}),
+        Transaction(GROUP, id="branch").operation("create-branch", name="plan"),
+        Transaction(GROUP, id="planned", branch="plan").put("t", "planned", {"n": 1}),
+        Transaction(GROUP, id="merge").operation("merge", source="plan"),
+        count("after"),
+        Transaction(other, id="other").put("t", "k", {"n": 1}),
+    ]
+
+
+def test_a_merge_holds_its_own_group_and_all_others_go_on(
+    cluster: Cluster, send: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slowly = Slowly(monkeypatch)
+
+    async def run() -> None:
+        async with owner(cluster) as one:
+            await one.take(await one.recover())
+            assert await one.partition.until(lambda: one.outcome("other") is not None, SOON_S)
+            assert one.outcome("planned") is not None
+            assert one.outcome("merge") is one.outcome("after") is None
+            slowly.released.set()
+            assert await one.partition.until(lambda: one.outcome("after") is not None, SOON_S)
+            versions = [one.outcome(tx.id) for tx in merge(cluster)]
+            assert [outcome.version for outcome in versions if outcome is not None] == [1, 2, 3, 4, 5, 1]
+
+    send(*merge(cluster))
+    asyncio.run(run())
+
+
+def test_an_owner_that_loses_its_partition_while_a_merge_is_decided_leaves_the_merge_to_the_next(
+    cluster: Cluster, send: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slowly = Slowly(monkeypatch)
+
+    async def run() -> None:
+        async with owner(cluster, "old") as old, owner(cluster, "new") as new:
+            await old.take(await old.recover())
+            assert await old.partition.until(lambda: old.outcome("other") is not None, SOON_S)
+            await old.committer.stop()
+            slowly.released.set()
+            assert await new.recover() == 3, "the merge, which is the first that is undecided"
+            await new.decide_all()
+            assert await new.partition.until(lambda: new.outcome("after") is not None, SOON_S)
+            assert new.outcome("merge") is not None
+            assert old.outcome("merge") is None
+
+    send(*merge(cluster))
+    asyncio.run(run())
 
 
 def test_a_refusal_before_a_crash_stays_a_refusal(cluster: Cluster, send: Send) -> None:
