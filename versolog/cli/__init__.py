@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import stamina.instrumentation
 import typer
 
 from versolog.cli import branching, looking, restoring, running, writing
@@ -36,5 +37,8 @@ for _room, _commands in _ROOMS.items():
         app.command(rich_help_panel=_room)(_command)
 app.add_typer(running.broker_app, name="broker", rich_help_panel="Run")
 app.add_typer(running.topics_app, name="topics", rich_help_panel="Run")
+
+# What the client tries again is told by how the command ends; a line for each try would stand among its answers.
+stamina.instrumentation.set_on_retry_hooks([])
 
 __all__ = ["app"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from versolog.cli.looking import DEFAULT_URL, Group, Json, Limit, Url, connected
-from versolog.cli.shown import print_json, print_refusal, print_table, spelled
+from versolog.cli.shown import err, print_json, print_refusal, print_table, rows_told, spelled
 from versolog.cli.writing import Author, Branch, Message, show_outcome, show_rehearsal
 from versolog.client import ABSENT, Apart, Client, Conflict, MergeConflict, Rehearsal, Resolution
 from versolog.schemas.documents import from_text
@@ -129,7 +130,7 @@ def conflicts(
                 _say_how_many(refused.total, limit)
             raise typer.Exit(EXIT_CONFLICTS) from refused
         if not as_json:
-            print(f"no conflicts: {found.counts.rows:,} rows would change")
+            print(f"no conflicts: {rows_told(found.counts.rows, 'would change')}")
 
 
 # How conflicts end
@@ -193,13 +194,18 @@ def _taken(take: Iterable[str], met: list[Conflict]) -> list[Resolution]:
 def _read_resolutions(file: Path) -> list[dict[str, Any]]:
     """Resolutions in a file: a JSON list, one a line, or a refusal's own JSON. Raises Malformed and Invalid."""
     try:
-        text = sys.stdin.read() if str(file) == "-" else file.read_text()
+        text = sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
     except OSError as error:
         raise Invalid(f"--resolve {file}: {error.strerror}", field="resolve") from error
+    except UnicodeDecodeError as error:
+        raise Invalid(f"--resolve {file}: it is no text in UTF-8", field="resolve") from error
     try:
         told = from_text(text)
     except VersologError:
-        told = [from_text(line) for line in text.splitlines() if line.strip()]
+        try:
+            told = [from_text(line) for line in text.splitlines() if line.strip()]
+        except VersologError as error:
+            raise Invalid(f"--resolve {file}: {error.detail}", field="resolve") from error
     if isinstance(told, dict):
         told = told.get("conflicts", [told])
     if not isinstance(told, list) or not all(isinstance(one, dict) and "take" in one for one in told):
@@ -222,6 +228,7 @@ def _conflicts_told(client: Client, as_json: bool) -> Iterator[None]:
             _show_conflicts(islice(client.conflicts(refused), CONFLICTS_SHOWN_MAX))
             _say_how_many(refused.total, CONFLICTS_SHOWN_MAX)
             print_refusal(refused.code, refused.detail)
+            _say_how_to_end(refused)
         raise typer.Exit(EXIT_CONFLICTS) from refused
 
 
@@ -236,6 +243,18 @@ def _show_conflicts(found: Iterable[Conflict]) -> None:
 def _say_how_many(total: int, shown: int) -> None:
     if total > shown:
         print(f"{shown:,} of {total:,} conflicts; `versolog conflicts --limit {total}` lists all of a merge")
+
+
+def _say_how_to_end(refused: MergeConflict) -> None:
+    """The options that end conflicts, with the first one as the example."""
+    ends = [conflict for conflict in refused.conflicts if conflict.code != "no-conflict"]
+    if ends:
+        example = shlex.quote(f"ours={_place_of(ends[0])}")
+        err.print(
+            f"· --take {example} ends one, --resolve FILE any (this with --json, and a `take` in each), --policy ours "
+            "all that are left",
+            soft_wrap=True,
+        )
 
 
 def _side(value: Any) -> str:

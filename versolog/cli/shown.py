@@ -86,6 +86,11 @@ def print_table(titles: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
     out.print(table, soft_wrap=not out.is_terminal)
 
 
+def rows_told(count: int, verb: str) -> str:
+    """How many rows do something."""
+    return f"{count:,} {'row' if count == 1 else 'rows'} {verb}"
+
+
 def spelled(cell: Any) -> str:
     """A value as a person reads it."""
     if cell is None:

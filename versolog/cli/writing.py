@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from versolog.cli.looking import DEFAULT_URL, Group, Json, Key, TableName, Url, connected
-from versolog.cli.shown import print_json, print_table
+from versolog.cli.shown import print_json, print_table, rows_told
 from versolog.client import Rehearsal
 from versolog.schemas.documents import from_text, row_from_text
 from versolog.schemas.errors import Invalid
@@ -153,7 +153,9 @@ def show_rehearsal(found: Rehearsal, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    print(f"{found.counts.rows:,} rows would change")
+    print(rows_told(found.counts.rows, "would change"))
+    if not found.rows:
+        return
     print_table(("table", "key", "change", "after"), (
         (row.table, row.key, row.change, row.after) for row in found.rows
     ))  # fmt: skip

@@ -103,6 +103,10 @@ class MergeConflict(Conflict):
         found: str | None = self.facts.get("cursor")
         return found
 
+    def problem(self) -> dict[str, Any]:
+        """As for every error; each conflict is spelled alike, whether it was decided or rehearsed."""
+        return super().problem() | {"conflicts": [conflict.to_json() for conflict in self.conflicts]}
+
 
 class PreconditionFailed(VersologError):
     """The caller expected a version that is not the one found; both are in `facts`."""

@@ -20,6 +20,10 @@ TRANSACTION_BYTES_MAX = 1_000_000
 RECORD_BYTES_MAX = 1_000_000
 """No record of ours is larger: a larger commit is cut into pieces, a longer list of outcomes into records."""
 
+DETAIL_CHARACTERS_MAX = 2_000
+FACTS_BYTES_MAX = 512 * 1024
+"""What an outcome tells of a refusal. Callers' own words are in it, and it must fit a record whatever they sent."""
+
 _NAMES = {
     "group": GROUP_BYTES_MAX,
     "table": TABLE_BYTES_MAX,

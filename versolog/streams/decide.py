@@ -13,8 +13,11 @@ from versolog.schemas.errors import VersologError, refusal
 from versolog.schemas.limits import (
     AUTHOR_BYTES_MAX,
     CHANGES_MAX,
+    DETAIL_CHARACTERS_MAX,
+    FACTS_BYTES_MAX,
     GROUPS_MAX,
     MESSAGE_BYTES_MAX,
+    NAME_BYTES_MAX,
     RECORD_BYTES_MAX,
     TYPE_BYTES_MAX,
     check_name,
@@ -29,7 +32,7 @@ from versolog.streams.operations import LENGTHY, Effect, Ground, perform
 from versolog.streams.overlay import Overlay
 from versolog.streams.shares import Share, VotedPart, too_many_groups
 from versolog.streams.state import MAIN, NO_HASH, Branch, Head, State
-from versolog.streams.versions import levels
+from versolog.streams.versions import levels, unknown_branch
 
 COMMIT = codec.schema("Commit")
 OUTCOME = codec.schema("Outcome")
@@ -275,11 +278,11 @@ def _ground(state: State, part: Record) -> Ground:
     steps = levels(state, group, branch, head.version) if branch is not None and head is not None else []
     line = Line(state, group, steps, has_settings=head is not None and head.settings > 0)
     if branch is None and name != MAIN:
-        raise refusal("unknown-branch", f"the group {group!r} has no branch {name!r}", group=group, branch=name)
+        raise unknown_branch(group, name)
     expected, found = part["expect_head"], branch.head if branch is not None else 0
     if expected is not None and expected != found:
         raise refusal(
-            "head-mismatch", f"the head of {name!r} in {group!r} is version {found}, not {expected}",
+            "head-mismatch", f"the head of {name!r} in {group!r} is version {found}, not {expected}: see what came since",
             group=group, branch=name, expected=expected, found=found,
         )  # fmt: skip
     for row in part["expect"]:
@@ -458,7 +461,21 @@ def _outcome(
         "outcome": verdict,
         "parts": parts,
         "code": "" if error is None else error.code,
-        "detail": "" if error is None else error.detail,
-        "facts": "" if error is None or not error.facts else to_text(error.facts),
+        "detail": "" if error is None else _detail(error),
+        "facts": "" if error is None else _facts(error),
     }
     return outcome_body(record)
+
+
+def _detail(error: VersologError) -> str:
+    detail = error.detail
+    return detail if len(detail) <= DETAIL_CHARACTERS_MAX else f"{detail[: DETAIL_CHARACTERS_MAX - 1]}…"
+
+
+def _facts(error: VersologError) -> str:
+    """The facts as JSON, where they can be told: what can't be written down or is too long is left out as a whole."""
+    try:
+        facts = to_text(error.facts) if error.facts else ""
+    except VersologError:
+        return ""
+    return facts if len(facts) <= FACTS_BYTES_MAX and len(facts.encode()) <= FACTS_BYTES_MAX else ""

@@ -18,7 +18,16 @@ from versolog.streams.graph import brought, is_fast_forward, merge_bases, node
 from versolog.streams.merge import UNKNOWN, Merge, Resolution, Rules, Settling, Spot
 from versolog.streams.settings import RULES_OF_SETTINGS, check_settings, merge_rules
 from versolog.streams.state import DERIVED_TABLES, SETTINGS_TABLE, Level, State, Step
-from versolog.streams.versions import At, first_parent, levels_at, resolve, rows_at, standing, touched
+from versolog.streams.versions import (
+    At,
+    first_parent,
+    levels_at,
+    parents_told,
+    resolve,
+    rows_at,
+    standing,
+    touched,
+)
 
 CONFLICTS_TOLD_MAX = 100
 CONFLICTS_BYTES_MAX = 256 * 1024
@@ -97,7 +106,7 @@ def merge(state: State, line: Line, ours: At, source: str, *, no_ff: bool, settl
     tip, here = node(state, group, theirs.version), node(state, group, ours.version)
     if tip is None or bases == [tip.version]:
         raise refusal(
-            "nothing-to-merge", f"{ours.branch!r} has all that led to {source!r} already",
+            "nothing-to-merge", f"{ours.branch!r} has all that led to {source!r} already: merge what has more",
             group=group, branch=ours.branch, source=source,
         )  # fmt: skip
     places = set[Place]()
@@ -188,7 +197,7 @@ def _commits(state: State, group: str, versions: Iterable[int], parent: int | No
         assert step is not None, "a version that resolves has a place in the graph"
         if step.tip != step.version:
             raise refusal(
-                "invalid", f"version {version} of {group!r} is a {step.operation}: it changed no rows",
+                "invalid", f"version {version} of {group!r} is a {step.operation}, which changed no rows: name one that did",
                 group=group, version=version,
             )  # fmt: skip
         if is_fast_forward(step):
@@ -211,7 +220,8 @@ def _parent_of(state: State, group: str, step: Step, parent: int | None) -> Step
         return first_parent(state, group, step)
     if not 1 <= parent <= len(step.parents):
         raise refusal(
-            "invalid", f"version {step.version} of {group!r} has no parent {parent}", group=group, version=step.version,
+            "invalid", f"version {step.version} of {group!r} has no parent {parent}: {parents_told(step)}",
+            group=group, version=step.version, parents=list(step.parents),
         )  # fmt: skip
     return standing(state, group, step.parents[parent - 1])
 

@@ -18,7 +18,7 @@ from versolog.streams.graph import is_ancestor
 from versolog.streams.invariants import sums_now
 from versolog.streams.settings import merge_rules
 from versolog.streams.state import DERIVED_TABLES, MAIN, Branch, Head, State
-from versolog.streams.versions import DROP_GROUP, check_ref_name, diff, resolve, touched
+from versolog.streams.versions import DROP_GROUP, check_ref_name, diff, resolve, touched, unknown_branch
 
 LENGTHY = frozenset({"merge", "revert", "cherry-pick", "rollback", "set-checks", "set-schema"})
 """What may look at very many rows, and so take long to decide."""
@@ -75,7 +75,10 @@ def perform(ground: Ground, operation: Record) -> Effect:
         if value is not None and type(value) is not known[name]:
             raise refusal("invalid", f"{name} of {kind} is not a {known[name].__name__}", field=name)
     if ground.head is None or _is_dropped(ground.state, ground.group, ground.head):
-        raise refusal("unknown-group", f"there is no group {ground.group!r}, or it was dropped", group=ground.group)
+        raise refusal(
+            "unknown-group", f"there is no group {ground.group!r}, or it was dropped: write a row to begin it",
+            group=ground.group,
+        )  # fmt: skip
     return function(ground, ground.head, {name: arguments.get(name) for name in known})
 
 
@@ -86,10 +89,7 @@ def _is_dropped(state: State, group: str, head: Head) -> bool:
 
 def _branch(ground: Ground) -> Branch:
     if ground.branch is None:
-        raise refusal(
-            "unknown-branch", f"the group {ground.group!r} has no branch {ground.branch_name!r}",
-            group=ground.group, branch=ground.branch_name,
-        )  # fmt: skip
+        raise unknown_branch(ground.group, ground.branch_name)
     return ground.branch
 
 
@@ -140,7 +140,10 @@ def _tag(ground: Ground, head: Head, arguments: dict[str, Any]) -> Effect:
 def _delete_tag(ground: Ground, head: Head, arguments: dict[str, Any]) -> Effect:
     name = check_ref_name("tag", arguments["name"] or "")
     if ground.state.tag(ground.group, name) is None:
-        raise refusal("unknown-ref", f"the group {ground.group!r} has no tag {name!r}", group=ground.group, name=name)
+        raise refusal(
+            "unknown-ref", f"the group {ground.group!r} has no tag {name!r}: list its tags to see which there are",
+            group=ground.group, name=name,
+        )  # fmt: skip
     return Effect([_ref("tag", name, None)], moves_head=False)
 
 
@@ -162,7 +165,7 @@ def _delete_branch(ground: Ground, head: Head, arguments: dict[str, Any]) -> Eff
     state, group = ground.state, ground.group
     branch = state.branch(group, name)
     if branch is None:
-        raise refusal("unknown-branch", f"the group {group!r} has no branch {name!r}", group=group, branch=name)
+        raise unknown_branch(group, name)
     if name == MAIN:
         raise refusal("invalid", f"{MAIN!r} can't be deleted; drop-group takes the whole group away", branch=name)
     others = [other.head for other in state.branches(group) if other.name != name]

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn, Protocol
 
-from versolog.schemas.errors import Invalid, Malformed, NotFound, refusal
+from versolog.schemas.documents import INT64_MAX
+from versolog.schemas.errors import Invalid, Malformed, NotFound, VersologError, refusal
 from versolog.schemas.limits import check_name
 from versolog.schemas.times import micros_from_text, millis_to_text
-from versolog.streams.state import MAIN, Branch, Level, Row, State, Step
+from versolog.streams.state import MAIN, Branch, Head, Level, Row, State, Step
 
 DROP_GROUP = "drop-group"
 MERGE = "merge"
@@ -155,10 +156,39 @@ def resolve(state: State, group: str, text: str | None = None, branch: str | Non
 def resolve_ref(state: State, group: str, ref: Ref | None, branch: str | None = None) -> At:
     """As `resolve`, for a reference already parsed."""
     if state.head(group) is None:
-        raise refusal("unknown-group", f"no group {group!r}: nothing was ever written to it", group=group)
+        raise unknown_group(group)
     if ref is None:
         return _head_of(state, group, branch or MAIN)
     return _place(state, group, ref, branch or MAIN)
+
+
+def unknown_branch(group: str, name: str) -> VersologError:
+    """The refusal of what names a branch that there is not."""
+    detail = f"the group {group!r} has no branch {name!r}: list its branches to see which there are, or create it"
+    return refusal("unknown-branch", detail, group=group, branch=name)
+
+
+def unknown_version(group: str, version: int, head: Head) -> VersologError:
+    """The refusal of what names a version that there is not; `head` is the group's."""
+    detail = f"group {group!r} has no version {version}; the newest is {head.version}"
+    facts = {"version": version} if version <= INT64_MAX else {}  # no larger number is ever written down
+    return refusal("unknown-version", detail, group=group, **facts, newest=head.version)
+
+
+def unknown_group(group: str) -> VersologError:
+    """The refusal of what reads a group that there never was."""
+    return refusal("unknown-group", f"no group {group!r}: nothing was ever written to it", group=group)
+
+
+def parents_told(step: Step) -> str:
+    """How many parents a commit has, in words."""
+    match len(step.parents):
+        case 0:
+            return f"version {step.version} is the first of its line, and has no parent"
+        case 1:
+            return f"version {step.version} is no merge, and has only one parent"
+        case count:
+            return f"version {step.version} is a merge, and has {count} parents"
 
 
 # The graph
@@ -351,7 +381,7 @@ def _head_of(state: State, group: str, name: str) -> At:
     branch = state.branch(group, name)
     if branch is None:
         _refuse_dropped(state, group)
-        raise refusal("unknown-branch", f"group {group!r} has no branch {name!r}", group=group, branch=name)
+        raise unknown_branch(group, name)
     return At(group, name, branch.id, branch.head)
 
 
@@ -360,13 +390,7 @@ def _at_version(state: State, group: str, version: int) -> At:
     assert head is not None
     step = state.step(group, version) if 0 < version <= head.version else None
     if step is None:
-        raise refusal(
-            "unknown-version",
-            f"group {group!r} has no version {version}; the newest is {head.version}",
-            group=group,
-            version=version,
-            newest=head.version,
-        )
+        raise unknown_version(group, version, head)
     if step.operation == DROP_GROUP:
         raise _dropped(group, version)
     return At(group, _known_branch(state, group, step.branch).name, step.branch, version)
@@ -379,7 +403,12 @@ def _at_name(state: State, group: str, name: str) -> At:
     if version is not None:
         return _at_version(state, group, version)
     _refuse_dropped(state, group)
-    raise refusal("unknown-ref", f"group {group!r} has no branch or tag {name!r}", group=group, ref=name)
+    raise refusal(
+        "unknown-ref",
+        f"the group {group!r} has no branch or tag {name!r}: list them to see which there are",
+        group=group,
+        ref=name,
+    )
 
 
 def _at_time(state: State, group: str, time_ms: int, name: str) -> At:
@@ -401,12 +430,9 @@ def _at_ancestor(state: State, group: str, version: int, steps: Sequence[int]) -
     step = standing(state, group, version)
     for taken, parent in enumerate(steps):
         if step is None or parent > len(step.parents):
-            found = f"version {step.version} has {len(step.parents)} parents" if step else "the line begins there"
-            raise refusal(
-                "unknown-version",
-                f"there is no such ancestor in group {group!r}: {found}, after {taken} of {len(steps)} steps",
-                group=group,
-            )
+            found = parents_told(step) if step else "nothing stands before it"
+            after = f", after {taken} of {len(steps)} steps" if len(steps) > 1 else ""
+            raise refusal("unknown-version", f"group {group!r} has no such ancestor: {found}{after}", group=group)
         step = standing(state, group, step.parents[parent - 1])
     if step is None:
         raise refusal("unknown-version", f"no commit stands before that in group {group!r}", group=group)

@@ -22,9 +22,9 @@ from versolog.projections.partition import Partition
 from versolog.projections.store import Store
 from versolog.projections.views import Differences, View
 from versolog.schemas.codec import Record
-from versolog.schemas.errors import Invalid, refusal
+from versolog.schemas.errors import Invalid
 from versolog.streams.graph import merge_bases
-from versolog.streams.versions import At, Difference
+from versolog.streams.versions import At, Difference, unknown_group, unknown_version
 
 COUNTED_MAX = 50_000
 """Rows up to which a difference is counted."""
@@ -132,7 +132,8 @@ class Comparisons:
             raise Invalid(f"a commit is asked for by its version, not {version[:64]!r}", field="version")
         record = await asyncio.to_thread(read, partition.store, group, int(version))
         if record is None:
-            raise refusal("unknown-version", f"the group {group!r} has no version {version}", group=group)
+            head = partition.store.head(group)
+            raise unknown_group(group) if head is None else unknown_version(group, int(version), head)
         return partition, record
 
 

@@ -17,9 +17,9 @@ from versolog.projections.http.reads import Place, headers_of, open_partition, o
 from versolog.projections.http.request import AtQuery, Flag, PageQuery, read_query, segment
 from versolog.projections.logs import Sought
 from versolog.projections.node import Node
-from versolog.schemas.errors import Invalid, refusal
+from versolog.schemas.errors import Invalid
 from versolog.schemas.times import micros_from_text
-from versolog.streams.versions import At
+from versolog.streams.versions import At, unknown_group
 
 
 class KeyQuery(AtQuery):
@@ -127,7 +127,7 @@ class History:
         listing = cursor.listing("whole-log", group, query.graph, *sought)
         before = None if query.cursor is None else cursor.unseal(listing, query.cursor)[0]
         if partition.store.head(group) is None:
-            raise refusal("unknown-group", f"no group {group!r}: nothing was ever written to it", group=group)
+            raise unknown_group(group)
         view = partition.view
 
         def read() -> tuple[list[Any], int | None]:

@@ -21,9 +21,10 @@ from versolog.projections.node import Node
 from versolog.projections.partition import Partition
 from versolog.projections.tail import Ends
 from versolog.projections.verify import Verified, Verifier
-from versolog.schemas.errors import VersologError, refusal
+from versolog.schemas.errors import VersologError
 from versolog.schemas.times import millis_to_text
 from versolog.schemas.topics import Topics
+from versolog.streams.versions import unknown_group
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class Proofs:
         group = segment(request, "group")
         partition = await open_partition(self._node, request, group, read_query(request, Query), slow=True)
         if partition.store.head(group) is None:
-            raise refusal("unknown-group", f"no group {group!r}: nothing was ever written to it", group=group)
+            raise unknown_group(group)
         found = await self._verify(partition, group)
         version, hash_ = found.heads.get(group, (0, b""))
         told = {"group": group, **_told(found), "version": version, "hash": hash_.hex()}

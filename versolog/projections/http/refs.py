@@ -29,7 +29,7 @@ from versolog.schemas.times import millis_to_text
 from versolog.streams.graph import apart, merge_bases
 from versolog.streams.state import MAIN, Branch, State
 from versolog.streams.transaction import Transaction
-from versolog.streams.versions import At, resolve
+from versolog.streams.versions import At, resolve, unknown_branch
 
 
 class About(Asked):
@@ -100,8 +100,7 @@ class Refs:
         past = Past(place.partition.store, place.at.group, place.at.version)
         branch = past.branch(place.at.group, name)
         if branch is None:
-            group = place.at.group
-            raise refusal("unknown-branch", f"group {group!r} has no branch {name!r} then", group=group, branch=name)
+            raise unknown_branch(place.at.group, name)
         against = None
         if query.against is not None:
             other = resolve(past, place.at.group, query.against)

@@ -25,13 +25,13 @@ from versolog.projections.partition import Partition
 from versolog.projections.past import Past
 from versolog.schemas.codec import Record
 from versolog.schemas.documents import from_text
-from versolog.schemas.errors import MergeConflict, refusal
+from versolog.schemas.errors import MergeConflict
 from versolog.streams.changes import Line
 from versolog.streams.decide import plan
 from versolog.streams.merging import CONFLICTS_TOLD_MAX, Unmerged
 from versolog.streams.state import Row
 from versolog.streams.transaction import Transaction
-from versolog.streams.versions import Difference, rows_at
+from versolog.streams.versions import Difference, rows_at, unknown_group
 
 Json = dict[str, Any]
 
@@ -139,7 +139,7 @@ def _rehearse(partition: Partition, part: Record, at: int | None) -> Rehearsed:
     if at is None:
         head = store.head(group)
         if head is None:
-            raise refusal("unknown-group", f"no group {group!r}: nothing was ever written to it", group=group)
+            raise unknown_group(group)
         at = head.version
     try:
         line, _ = plan(Past(store, group, at), part)
