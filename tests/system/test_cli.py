@@ -105,6 +105,7 @@ def test_a_branch_is_merged_conflicts_are_resolved_and_undone_on_the_command_lin
     refused = run("merge", "UA", "plan", status=3)
     assert "flights/k/1/gate" in refused.stdout
     assert refused.stderr.startswith("merge-conflict: 2 conflicts")
+    assert "--take ours=flights/k/1/crew ends one" in refused.stderr
     problem = json.loads(run("merge", "UA", "plan", "--json", status=3).stdout)
     rehearsed = json.loads(run("merge", "UA", "plan", "--json", "--dry-run", status=3).stdout)
     assert problem["conflicts"] == rehearsed["conflicts"] == told
@@ -113,6 +114,9 @@ def test_a_branch_is_merged_conflicts_are_resolved_and_undone_on_the_command_lin
     wrong = run("merge", "UA", "plan", "--take", "ours=flights/k9", status=1)
     assert "flights/k/1/crew" in wrong.stderr, "it names the conflicts there are"
     file = tmp_path / "ends.json"
+    for odd, why in ((b"\xff", "no text in UTF-8"), (b"{", f"{file}: not JSON"), (b"[{}]", "a `take` of its own")):
+        file.write_bytes(odd)
+        assert why in run("merge", "UA", "plan", "--resolve", str(file), status=1).stderr
     file.write_text("\n".join(json.dumps(one | {"take": {"value": "E5"}}) for one in told if one["path"] == ["gate"]))
     ends = ("--resolve", str(file), "--take", "theirs=flights/k/1/crew")
     assert "2 rows would change" in run("merge", "UA", "plan", *ends, "--dry-run").stdout

@@ -75,6 +75,19 @@ async def apart(desk: Desk) -> Desk:
     return desk
 
 
+@pytest.mark.parametrize("at", ["9" * 20, f"{2**63}", f"{2**64}~1", "9" * 250])
+async def test_a_version_that_no_number_holds_is_unknown_like_any_other(apart: Desk, at: str) -> None:
+    reads = [
+        await apart.get(path, 404, at=at) for path in ("tables/flights/rows", "tables/flights/rows/k1", "log", "tags")
+    ]
+    reads += [await apart.get("diff", 404, **{"from": at}), await apart.get("branches/plan", 404, against=at)]
+    asked = [("merges", {"source": at}), ("rollbacks", {"to": at}), ("branches", {"name": "x", "from": at})]
+    asked += [("reverts", {"from": at}), ("merges", {"source": at, "dry_run": True})]
+    writes = [await apart.post(path, 404, **body) for path, body in asked]
+    assert {told["code"] for told in reads + writes} == {"unknown-version"}
+    assert {told["newest"] for told in reads + writes} == {5}
+
+
 def without_outcome(told: dict[str, Any]) -> dict[str, Any]:
     """A refusal without what only a transaction that was decided has."""
     return {name: value for name, value in told.items() if name not in ("id", "outcome", "committed_at")}

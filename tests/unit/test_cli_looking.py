@@ -7,7 +7,9 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,37 @@ def branched(served: Served) -> None:
         db.put("UA", "flights", "k2", {"delay": 5}, type="Delayed")
         db.send(db.transaction("UA", message="as planned").operation("merge", source="plan"))
         db.tag("UA", "before", 4)
+
+
+class Recovering(BaseHTTPRequestHandler):
+    """Says twice that it is being taken over, and then that there are no groups."""
+
+    asked = 0
+
+    def do_GET(self) -> None:
+        type(self).asked += 1
+        status = 503 if self.asked <= 2 else 200
+        body = b'{"code": "recovering", "detail": "not yet"}' if status == 503 else b'{"groups": [], "cursor": null}'
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Retry-After", "0")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments: Any) -> None: ...
+
+
+def test_what_is_tried_again_is_said_once_and_not_among_the_answers() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Recovering) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        command = [sys.executable, "-m", "versolog", "groups", "--json", "--url", url]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        server.shutdown()
+        serving.join()
+    assert Recovering.asked == 3
+    assert (done.stdout, done.stderr) == ("", "· not yet; trying again\n")
 
 
 def lines(told: str) -> list[Any]:

@@ -8,6 +8,7 @@ import stamina.instrumentation
 import typer
 
 from versolog.cli import branching, looking, restoring, running, writing
+from versolog.cli.shown import tell_retry
 
 app = typer.Typer(
     name="versolog",
@@ -37,8 +38,6 @@ for _room, _commands in _ROOMS.items():
         app.command(rich_help_panel=_room)(_command)
 app.add_typer(running.broker_app, name="broker", rich_help_panel="Run")
 app.add_typer(running.topics_app, name="topics", rich_help_panel="Run")
-
-# What the client tries again is told by how the command ends; a line for each try would stand among its answers.
-stamina.instrumentation.set_on_retry_hooks([])
+stamina.instrumentation.set_on_retry_hooks([tell_retry])
 
 __all__ = ["app"]

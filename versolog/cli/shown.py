@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+from stamina.instrumentation import RetryDetails
 
 from versolog.config import Settings
 from versolog.schemas.errors import Invalid, VersologError
@@ -53,6 +54,12 @@ def errors_told(as_json: bool = False) -> Iterator[None]:
 def print_refusal(code: str, detail: str) -> None:
     """Why something was not done, in one line."""
     err.print(Text(code, style="bold red") + Text(f": {detail}", style="default"), soft_wrap=True)
+
+
+def tell_retry(details: RetryDetails) -> None:
+    """Say once, beside the answers, that something is tried again."""
+    if details.retry_num == 1:
+        err.print(f"· {details.caused_by}; trying again", soft_wrap=True)
 
 
 @contextlib.contextmanager

@@ -92,7 +92,7 @@ class Part:
             )
         self._operation = {
             "kind": _about("type", kind) or _empty("kind"),
-            "arguments": _row_text({name: _argument(value) for name, value in arguments.items()}, "arguments"),
+            "arguments": _row_text({name: _argument(value) for name, value in arguments.items()}, "set of arguments"),
         }
         return self
 
