@@ -266,7 +266,6 @@ class KnownOwners:
     """Who owns which partition, asked of the consumer group and remembered for some seconds."""
 
     def __init__(self, settings: Settings) -> None:
-        self._admin = AdminClient(settings.client)
         self._settings = settings
         self._known: Mapping[int, str] = {}
         self._asked_at = 0.0
@@ -285,7 +284,7 @@ class KnownOwners:
 
     async def _ask(self) -> Mapping[int, str]:
         settings = self._settings
-        self._known = await asyncio.to_thread(owners, self._admin, settings.group_id, settings.topics.transactions)
+        self._known = await owners(settings.client, settings.group_id, settings.topics.transactions)
         self._asked_at = time.monotonic()
         return self._known
 
