@@ -247,15 +247,16 @@ def test_while_a_participant_is_away_only_what_it_holds_waits(
     cluster.start("w2", session_timeout_s=60)
     eventually(lambda: len(cluster.workers["w2"].owned()) == 1, WITHIN_S, "w2 has one")
     cluster.owned()
-    away = next(iter(cluster.workers["w2"].owned()))
+    away = 1  # not 0, beside whose owner the sequencer runs
+    frozen, here = ("w1", "w2") if away in cluster.workers["w1"].owned() else ("w2", "w1")
     held = next(g for n in itertools.count() if partition_of(g := f"held-{n}", 2) == 1 - away)
     free = next(g for n in itertools.count() if partition_of(g := f"free-{n}", 2) == 1 - away)
     there = next(g for n in itertools.count() if partition_of(g := f"there-{n}", 2) == away)
     with cluster.producer() as producer:
         producer.send(over([held, there])).outcome(WITHIN_S)
-        cluster.workers["w2"].freeze()
+        cluster.workers[frozen].freeze()
         waiting = producer.send(over([held, there]))
-        with cluster.client("w1") as client:
+        with cluster.client(here) as client:
             listed = partial(client.get, "/v1/transactions:waiting")
             eventually(lambda: listed().json()["transactions"], WITHIN_S, "it is taken in, and holds its groups")
         behind = producer.send(Transaction(held).put("t", "k", {"last": True}))
@@ -264,15 +265,15 @@ def test_while_a_participant_is_away_only_what_it_holds_waits(
         for one in (waiting, behind):
             with pytest.raises(Undecided):
                 one.outcome(0.1)
-        _named_as_away(cluster, away, over([held, there]), held)
-        cluster.workers["w2"].thaw()
+        _named_as_away(cluster, here, away, over([held, there]), held)
+        cluster.workers[frozen].thaw()
         assert waiting.outcome(WITHIN_S).committed
         assert behind.outcome(WITHIN_S).version == 3
 
 
-def _named_as_away(cluster: Cluster, away: int, tx: Transaction, held: str) -> None:
+def _named_as_away(cluster: Cluster, here: str, away: int, tx: Transaction, held: str) -> None:
     """Who is waited for is told to whoever waits, in what is listed, in the metrics and by readiness."""
-    url = cluster.workers["w1"].url
+    url = cluster.workers[here].url
     with Client(url, retry_for_s=0.01) as db:
         db._http.headers["versolog-wait"] = "0.3"
         with pytest.raises(Undecided, match="waits for transactions before it") as late:
@@ -281,8 +282,8 @@ def _named_as_away(cluster: Cluster, away: int, tx: Transaction, held: str) -> N
     with Client(url) as db:
         first, *behind = [one for one in db.waiting() if one.groups == [held]]
     assert (first.awaited, {tuple(one.awaited) for one in behind}) == ([away], {()})
-    assert cluster.workers["w1"].metric("versolog_partition_votes_awaited", participant=str(away)) == 1
-    assert cluster.workers["w1"].metric("versolog_partition_waiting") == 1 + len(behind)
+    assert cluster.workers[here].metric("versolog_partition_votes_awaited", participant=str(away)) == 1
+    assert cluster.workers[here].metric("versolog_partition_waiting") == 1 + len(behind)
 
     def told() -> bool:
         return [one["partition"] for one in httpx.get(f"{url}/readyz").json()["away"]] == [away]
