@@ -204,7 +204,7 @@ async def test_a_page_of_large_rows_ends_early_and_goes_on(tmp_path: Path) -> No
 async def test_a_search_for_few_among_many_goes_on_by_its_cursor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("versolog.projections.http.rows.PAGE_SCANNED_MAX", 10)
+    monkeypatch.setattr("versolog.projections.http.ranges.SCANNED_MAX", 10)
     monkeypatch.setattr("versolog.projections.views.SCANNED_MAX", 4)
     async with house(tmp_path) as (_, client):
         for number in range(60):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import orjson
 
+from versolog.schemas.errors import VersologError, refusal
 from versolog.schemas.times import looks_like_time, micros_from_text
 from versolog.streams.state import Row
 
@@ -23,3 +24,8 @@ def tagged_ms(row: Row) -> int | None:
     if said is None:
         return row.committed_at
     return micros_from_text(said) // 1000 if isinstance(said, str) and looks_like_time(said) else None
+
+
+def unknown_tag(name: str) -> VersologError:
+    """What asking for a moment by a name that names none ends in."""
+    return refusal("unknown-ref", f"{name!r} is no RFC 3339 time, and no tag of the whole store", ref=name)

@@ -24,13 +24,13 @@ from confluent_kafka import Message, Producer
 from versolog.lifetime import end_with_parent
 from versolog.projections.copy import Manifest, open_copy
 from versolog.projections.digest import group_digest, store_digest
-from versolog.projections.moments import tagged_ms
+from versolog.projections.moments import tagged_ms, unknown_tag
 from versolog.projections.store import Store
 from versolog.projections.tail import OUTCOMES, Ends, Tail, catch_up, last_record
 from versolog.projections.views import View
 from versolog.schemas import codec as avro
 from versolog.schemas.codec import Codec, SchemaIds
-from versolog.schemas.errors import Invalid, Misconfigured, NotFound, Unavailable, refusal
+from versolog.schemas.errors import Invalid, Misconfigured, NotFound, Unavailable
 from versolog.schemas.topics import TopicIds, Topics, partition_of
 from versolog.streams.participant import closed_before
 from versolog.streams.state import MAIN, STORE_GROUP, STORE_TAGS_TABLE
@@ -192,7 +192,7 @@ def _moment_of(log: Log, scratch: Path, tag: str) -> int:
             row = View(store).row(resolve(store, STORE_GROUP, MAIN), STORE_TAGS_TABLE, tag)
         time_ms = None if row is None else tagged_ms(row)
     if time_ms is None:
-        raise refusal("unknown-ref", f"{tag!r} is no RFC 3339 time, and no tag of the whole store", ref=tag)
+        raise unknown_tag(tag)
     return time_ms
 
 

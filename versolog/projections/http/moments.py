@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from versolog.projections.http import answer
 from versolog.projections.http.budget import Budget
+from versolog.projections.http.ranges import read_range
 from versolog.projections.http.reads import BEYOND_WAIT_S, FORWARDED
 from versolog.projections.http.refs import About, OperationQuery, operation_of
 from versolog.projections.http.relay import Relay
@@ -29,12 +30,12 @@ from versolog.projections.http.request import (
     wait_s,
 )
 from versolog.projections.http.transactions import Writes
-from versolog.projections.moments import tagged_ms
+from versolog.projections.moments import tagged_ms, unknown_tag
 from versolog.projections.node import Elsewhere, Node
 from versolog.projections.partition import Partition
 from versolog.projections.queries import Predicate
 from versolog.schemas.documents import to_text
-from versolog.schemas.errors import Invalid, refusal
+from versolog.schemas.errors import Invalid
 from versolog.schemas.times import looks_like_time, micros_from_text, millis_to_text
 from versolog.schemas.topics import partition_of
 from versolog.streams.state import MAIN, STORE_GROUP, STORE_TAGS_TABLE, Row
@@ -44,8 +45,6 @@ READ = "/v1/read"
 READS_MAX = 1_000
 SETTLE_S = 2.0
 """How long what a tag must come after is waited for, however short the wait for its outcome is to be."""
-SCANNED_MAX = 200_000
-"""Rows that one request may look at for those that its `where`s want; the ranges end there and say where to go on."""
 
 
 class ReadAsked(Asked):
@@ -248,37 +247,25 @@ class Moments:
         row = orjson.loads(await self._read_tags(_of_tags(key=name), deadline_s))
         told = None if row is None else _told(row)
         if told is None:
-            raise refusal("unknown-ref", f"{name!r} is no RFC 3339 time, and no tag of the whole store", ref=name)
+            raise unknown_tag(name)
         return told
 
 
 async def _result(partition: Partition, asked: ReadAsked, time_ms: int | None, budget: Budget) -> bytes:
     """What was asked, at the moment or now, as JSON."""
     at = _place(partition, asked, time_ms)
-    write = answer.RowText(asked.group, asked.table)
     if asked.key is not None:
         row = None if at is None else partition.view.row(at, asked.table, asked.key)
-        return b"null" if row is None else write(asked.key, row)
-    rows: list[bytes] = []
-    after = asked.after
-    more = at is not None
-    left = asked.limit
+        return b"null" if row is None else answer.RowText(asked.group, asked.table)(asked.key, row)
     where = None if asked.where is None else Predicate.parse(asked.where)
-    scanned = 0
-    while at is not None and more and left and not budget.spent and scanned < SCANNED_MAX:
-        page = partition.view.scan(
-            at, asked.table, prefix=asked.prefix, start=asked.start, end=asked.end, where=where, after=after,
-            limit=min(left, budget.next_rows()),
-        )  # fmt: skip
-        texts = [write(key, row) for key, row in page.rows]
-        rows += texts
-        left -= len(texts)
-        scanned += page.scanned
-        budget.took(len(texts), sum(map(len, texts)))
-        more = page.cursor is not None
-        after = page.cursor if more else after
-        await asyncio.sleep(0)
-    ends = {"version": 0 if at is None else at.version, "after": (after or "") if more else None}
+    rows: list[bytes] = []
+    after = None
+    if at is not None:
+        bounds = {"prefix": asked.prefix, "start": asked.start, "end": asked.end, "where": where}
+        rows, after = await read_range(
+            partition.view, at, asked.table, bounds, after=asked.after, limit=asked.limit, budget=budget
+        )
+    ends = {"version": 0 if at is None else at.version, "after": after}
     return b'{"rows":[' + b",".join(rows) + b"]," + answer.text(ends)[1:]
 
 

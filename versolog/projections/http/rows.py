@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from versolog.projections.http import answer, cursor
 from versolog.projections.http.budget import Budget
+from versolog.projections.http.ranges import read_range
 from versolog.projections.http.reads import Place, headers_of, open_partition, open_place, unknown_row
 from versolog.projections.http.request import (
     AtQuery,
@@ -29,9 +30,6 @@ from versolog.schemas.errors import Malformed
 from versolog.streams.state import MAIN
 from versolog.streams.transaction import Transaction
 from versolog.streams.versions import At
-
-PAGE_SCANNED_MAX = 200_000
-"""A page that looked at so many rows for those that `where` wants ends there; its cursor goes on."""
 
 
 class ScanQuery(PageQuery):
@@ -83,7 +81,11 @@ class Rows:
             partition = await open_partition(self._node, request, group, query)
             at = At(group, branch, branch_id, version)
             place = Place(partition, at, headers_of(self._node, partition, at, unchanging=True))
-        rows, after = await self._page(place, table, query, where, after)
+        bounds = {"prefix": query.prefix, "start": query.start, "end": query.end, "where": where}
+        budget = Budget(query.limit)
+        rows, after = await read_range(
+            place.partition.view, place.at, table, bounds, after=after, limit=query.limit, budget=budget
+        )
         at = place.at
         ends = {
             "at": answer.place(at, place.partition.view.committed_at(at)),
@@ -91,25 +93,6 @@ class Rows:
         }
         body = b'{"rows":[' + b",".join(rows) + b"]," + answer.text(ends)[1:]
         return answer.document(body, headers=place.headers)
-
-    async def _page(
-        self, place: Place, table: str, query: ScanQuery, where: Predicate | None, after: str | None
-    ) -> tuple[list[bytes], str | None]:
-        """The rows of one answer as text, and the key after which the next one goes on."""
-        view, write = place.partition.view, answer.RowText(place.at.group, table)
-        bounds: dict[str, Any] = {"prefix": query.prefix, "start": query.start, "end": query.end, "where": where}
-        budget, scanned = Budget(query.limit), 0
-        rows: list[bytes] = []
-        while True:
-            page = view.scan(place.at, table, **bounds, after=after, limit=budget.next_rows())
-            texts = [write(key, row) for key, row in page.rows]
-            rows += texts
-            budget.took(len(texts), sum(map(len, texts)))
-            scanned += page.scanned
-            after = page.cursor
-            if after is None or budget.spent or scanned >= PAGE_SCANNED_MAX:
-                return rows, after
-            await asyncio.sleep(0)
 
     async def put(self, request: Request) -> Response:
         """PUT …/rows/{key}"""
