@@ -164,7 +164,10 @@ class Node:
 
     def owned(self) -> list[Partition]:
         """The partitions that this node speaks for."""
-        return [partition for partition in self.partitions.values() if partition.role == "owner" or self.read_only]
+        return [partition for partition in self.partitions.values() if self._speaks_for(partition)]
+
+    def _speaks_for(self, partition: Partition) -> bool:
+        return partition.role == "owner" or self.read_only
 
     def readable(self) -> list[Partition]:
         """The partitions that can be read here, some perhaps a little behind."""
@@ -235,24 +238,21 @@ class Node:
         """
         number = partition_of(group, self.count)
         partition = self.partitions.get(number)
-        if partition is not None:
-            if partition.role == "owner" or self.read_only:
-                return partition
+        if partition is not None and not self._speaks_for(partition):
             if stale_s is not None and (bound := self.lag.staleness_s(number)) is not None and bound <= stale_s:
                 return partition
             if partition.role == "recovering":
                 raise Unavailable(
                     f"partition {number} is being taken over; ask again", code="recovering", partition=number
                 )
-        if self.read_only:
+        if partition is None and self.read_only:
             raise NotFound(f"this copy does not hold the group {group!r}", code="unknown-group", group=group)
-        elsewhere = Elsewhere(number, reason=partition.error if partition is not None else None)
-        raise elsewhere.mistaken() if forwarded else elsewhere
+        return self.owned_here(number, forwarded=forwarded)
 
     def owned_here(self, number: int, *, forwarded: bool = False) -> Partition:
         """A partition that this node speaks for. Raises as `reader` does."""
         partition = self.partitions.get(number)
-        if partition is not None and (partition.role == "owner" or self.read_only):
+        if partition is not None and self._speaks_for(partition):
             return partition
         if self.read_only:
             raise NotFound(f"this copy does not hold partition {number}", code="unknown-group", partition=number)
