@@ -232,7 +232,7 @@ class Committer:
         self._has_room = asyncio.Event()
         self._loop_task = asyncio.create_task(self._commit_batches(), name=f"committer-{self._partition}")
         self._loop_task.add_done_callback(self._loop_ended)
-        self._ballots.follow(self._partition, participant.votes_offset, self._hear, self._failed)
+        self._ballots.follow(self._partition, participant.votes_offset, partial(self._hear, participant), self._failed)
         return first
 
     async def take(self, records: Sequence[LogRecord]) -> None:
@@ -365,41 +365,42 @@ class Committer:
         """Look at what takes long in a thread, while the transactions on other groups go on."""
         try:
             found = await self._in_thread(job.look)
-            if participant is self._participant:
-                participant.looked_at(job.offset, found)
-                self._decided_by_votes()
-        except Exception as error:  # a broken invariant, or a store that failed: recovery is the way on
+        except Exception as error:  # a store that failed: recovery is the way on
             if participant is self._participant:
                 self._log.exception("not-looked-at", offset=job.offset)
                 self._failed(error)
-
-    def _hear(self, votes: Sequence[tuple[Vote, int]]) -> None:
-        """Take in what other participants vote."""
-        participant = self._participant
-        if participant is None:
             return
-        try:
+        self._go_on(participant, lambda: participant.looked_at(job.offset, found))
+
+    def _hear(self, participant: Participant, votes: Sequence[tuple[Vote, int]]) -> None:
+        """Take in what other participants vote."""
+
+        def hear() -> None:
             for vote, offset in votes:
                 participant.hear(vote, offset)
-            self._decided_by_votes()
-        except Exception as error:  # a broken invariant, or a store that failed: recovery is the way on
-            self._log.exception("votes-not-taken")
-            self._failed(error)
+
+        self._go_on(participant, hear)
 
     def _were_cast(self, participant: Participant, sequence_offsets: Sequence[int]) -> None:
         """Our votes are in the log."""
-        if participant is not self._participant:
-            return  # another one took its place meanwhile, and votes itself
-        try:
+
+        def cast() -> None:
             for sequence_offset in sequence_offsets:
                 participant.cast(sequence_offset)
-            self._decided_by_votes()
-        except Exception as error:
-            self._log.exception("votes-not-taken")
-            self._failed(error)
 
-    def _decided_by_votes(self) -> None:
-        self._take_turn()
+        self._go_on(participant, cast)
+
+    def _go_on(self, participant: Participant, step: Callable[[], None]) -> None:
+        """Let `participant` take in what came beside the log, and commit what is decided by that."""
+        if participant is not self._participant:
+            return  # another one took its place meanwhile, and will hear and see the same
+        try:
+            step()
+            self._take_turn()
+        except Exception as error:  # a broken invariant, or a store that failed: recovery is the way on
+            self._log.exception("not-taken-in")
+            self._failed(error)
+            return
         if self._open.decisions:
             self._open.settled = True
             self._has_work.set()
