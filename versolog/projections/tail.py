@@ -20,6 +20,7 @@ from versolog.schemas.codec import Codec, Record
 from versolog.schemas.errors import BrokenLog, Malformed, Unavailable, VersologError
 from versolog.schemas.topics import Topics
 from versolog.schemas.written import outcome_body
+from versolog.streams import readers
 from versolog.streams.chain import commit_hash
 from versolog.streams.stalls import Stalls
 
@@ -145,21 +146,8 @@ def takes_effect(transaction_id: str, code: str) -> bool:
 
 
 def reader(kafka: dict[str, Any], **settings: Any) -> Consumer:
-    """A consumer that belongs to no group and sees only what is committed."""
-    return Consumer(
-        {
-            **kafka,
-            "group.id": "versolog-reader",  # wanted by the client; nothing is ever committed under it
-            "enable.auto.commit": False,
-            "enable.auto.offset.store": False,
-            "isolation.level": "read_committed",
-            "auto.offset.reset": "error",
-            "fetch.wait.max.ms": 100,
-            "fetch.error.backoff.ms": 50,
-            "queued.max.messages.kbytes": 32 * 1024,
-            **settings,
-        }
-    )
+    """A consumer that belongs to no group and sees only what is committed, and does not fetch far ahead."""
+    return readers.reader(kafka, **{"queued.max.messages.kbytes": 32 * 1024, **settings})
 
 
 class Ends:

@@ -21,6 +21,7 @@ from versolog.schemas.errors import BrokenLog, Unavailable, VersologError
 from versolog.schemas.topics import Topics
 from versolog.streams.failpoints import reach
 from versolog.streams.participant import Ballot
+from versolog.streams.readers import reader
 from versolog.streams.shares import VOTES, Vote
 from versolog.streams.stalls import Stalls
 
@@ -155,7 +156,7 @@ class Ballots:
         assigned: dict[int, _Listener] = {}
         next_offsets: dict[tuple[str, int], int] = {}
         self._changed = True
-        with closing(self._reader()) as consumer:
+        with closing(reader(self._kafka, **{"client.id": "versolog-votes"})) as consumer:
             while not self._stopping.is_set():
                 if self._changed:
                     self._changed = False
@@ -221,21 +222,6 @@ class Ballots:
         if self._listeners.get(listener.partition) is listener:
             self.leave(listener.partition)
             listener.failed(error)
-
-    def _reader(self) -> Consumer:
-        return Consumer(
-            {
-                **self._kafka,
-                "client.id": "versolog-votes",
-                "group.id": "versolog-votes",  # wanted by the client; nothing is ever committed under it
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-                "isolation.level": "read_committed",
-                "auto.offset.reset": "error",
-                "fetch.wait.max.ms": 100,
-                "fetch.error.backoff.ms": 50,
-            }
-        )
 
 
 def _next_offsets(messages: Sequence[Message]) -> dict[tuple[str, int], int]:

@@ -25,6 +25,7 @@ from versolog.schemas.limits import TRANSACTION_BYTES_MAX
 from versolog.schemas.topics import Topics
 from versolog.streams.chain import intent_hash
 from versolog.streams.failpoints import reach
+from versolog.streams.readers import reader
 from versolog.streams.shares import FIRST, SHARE, Allotment
 from versolog.streams.stalls import Stalls
 
@@ -234,19 +235,9 @@ class _Sequencing:
         return found.offset, _links_from_text(found.offset, found.metadata or "")
 
     def _reader(self) -> Consumer:
-        return Consumer(
-            {
-                **self._kafka,
-                "client.id": "versolog-sequencer",
-                "group.id": f"{self._topics.prefix}sequencer",
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-                "isolation.level": "read_committed",
-                "auto.offset.reset": "error",
-                "fetch.wait.max.ms": 100,
-                "fetch.error.backoff.ms": 50,
-            }
-        )
+        """Under a group of its own, for its checkpoint."""
+        group_id = f"{self._topics.prefix}sequencer"
+        return reader(self._kafka, **{"client.id": "versolog-sequencer", "group.id": group_id})
 
     def _writer(self) -> Producer:
         return Producer(
