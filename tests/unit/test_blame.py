@@ -9,23 +9,10 @@ from typing import Any
 import pytest
 
 from tests.engine import Engine
-from tests.scribe import Scribe, codec, fold
+from tests.scribe import Scribe, fold
 from versolog.projections.blame import blame
-from versolog.projections.store import Store
 from versolog.projections.views import View
 from versolog.streams.transaction import Transaction
-
-
-@pytest.fixture
-def scribe() -> Scribe:
-    return Scribe()
-
-
-@pytest.fixture
-def view(tmp_path: Path) -> Iterator[View]:
-    store = Store.open(tmp_path / "store", partition=0, codec=codec())
-    yield View(store)
-    store.close()
 
 
 @pytest.fixture

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
-from tests.scribe import START_MS, Scribe, codec, fold, ref
+from tests.scribe import START_MS, Scribe, fold, ref
 from versolog.projections import logs
 from versolog.projections.logs import GraphPlace, Log, Sought, graph, graph_places, log, log_of_group
-from versolog.projections.store import Store
 from versolog.projections.views import View
 from versolog.streams.graph import Ancestry
-
-
-@pytest.fixture
-def view(tmp_path: Path) -> Iterator[View]:
-    store = Store.open(tmp_path / "store", partition=0, codec=codec())
-    yield View(store)
-    store.close()
 
 
 @pytest.fixture

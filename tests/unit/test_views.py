@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.scribe import START_MS, Scribe, codec, fold, ref
+from tests.scribe import START_MS, Scribe, fold, ref
 from versolog.projections import views
 from versolog.projections.logs import Sought, graph, log, log_of_group
 from versolog.projections.queries import Predicate
-from versolog.projections.store import Store
 from versolog.projections.views import View
 from versolog.streams.state import Row
-
-
-@pytest.fixture
-def scribe() -> Scribe:
-    return Scribe()
-
-
-@pytest.fixture
-def view(tmp_path: Path) -> Iterator[View]:
-    store = Store.open(tmp_path / "store", partition=0, codec=codec())
-    yield View(store)
-    store.close()
 
 
 def keys(page: views.Page) -> list[str]:
