@@ -200,7 +200,7 @@ class Fold:
         """The branch, deleted or not."""
         branch = self.branches.get((group, branch_id)) or self._target.branch_by_id(group, branch_id)
         head = self._heads.get((group, branch_id))
-        return branch if branch is None or head is None else branch._replace(head=head)
+        return branch if branch is None or head is None else branch.at_head(head)
 
     # What a commit changes
 

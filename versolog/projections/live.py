@@ -17,7 +17,6 @@ from versolog.projections.partition import Partition
 from versolog.projections.rocks import Memory, StoreUnusable
 from versolog.projections.store import Store
 from versolog.projections.tail import (
-    COMMIT,
     OUTCOME,
     REQUEST_TIMEOUT_S,
     Ends,
@@ -32,6 +31,7 @@ from versolog.projections.tail import (
 from versolog.schemas import codec as avro
 from versolog.schemas.codec import Codec, Record
 from versolog.schemas.errors import BrokenLog, Malformed, Unavailable, VersologError
+from versolog.schemas.readings import read_commit
 from versolog.schemas.topics import Topics
 from versolog.streams.chain import commit_hash
 from versolog.streams.committer import Stand, Written
@@ -210,7 +210,7 @@ class LivePartition(Partition):
         try:
             schema_id, body = avro.unframe(value)
             writer = self._codec.schema_of(schema_id)
-            record = avro.decode(COMMIT, body, writer=writer)
+            record = read_commit(body, writer)
         except Malformed:
             return False
         known = self.store.piece(record["group"], record["version"], record["piece"])

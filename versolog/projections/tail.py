@@ -18,13 +18,12 @@ from versolog.projections.store import Store
 from versolog.schemas import codec as avro
 from versolog.schemas.codec import Codec, Record
 from versolog.schemas.errors import BrokenLog, Malformed, Unavailable, VersologError
+from versolog.schemas.readings import Told, read_commit, read_outcomes
 from versolog.schemas.topics import Topics
-from versolog.schemas.written import outcome_body
 from versolog.streams import readers
 from versolog.streams.chain import commit_hash
 from versolog.streams.stalls import Stalls
 
-COMMIT = avro.schema("Commit")
 OUTCOME = avro.schema("Outcome")
 OUTCOMES = avro.schema("Outcomes")
 
@@ -103,7 +102,7 @@ class Tail:
         """Whether the commit, or the piece of one, is to be folded."""
         return True
 
-    def takes_outcome(self, result: Record) -> bool:
+    def takes_outcome(self, told: Told) -> bool:
         """Whether the outcome is to be folded."""
         return True
 
@@ -111,7 +110,7 @@ class Tail:
         try:
             schema_id, body = avro.unframe(value)
             writer = self._codec.schema_of(schema_id)
-            record = avro.decode(COMMIT, body, writer=writer)
+            record = read_commit(body, writer)
         except Malformed as error:
             raise self._unreadable(self._topics.commits, offset, error) from error
         if self.takes_commit(record):
@@ -119,17 +118,17 @@ class Tail:
 
     def _fold_outcomes(self, fold: Fold, offset: int, value: bytes) -> list[bytes]:
         try:
-            _, record = self._codec.read(value, OUTCOMES)
+            schema_id, body = avro.unframe(value)
+            told, checkpoint = read_outcomes(body, self._codec.schema_of(schema_id))
         except Malformed as error:
             raise self._unreadable(self._topics.outcomes, offset, error) from error
         bodies = []
-        for result in filter(self.takes_outcome, record["results"]):
-            body = outcome_body(result)
-            bodies.append(body)
-            if takes_effect(result["transaction_id"], result["code"]):
-                fold.outcome(body, result["transaction_id"])
-        if record["checkpoint"] is not None:
-            fold.checkpoint(record["checkpoint"])
+        for one in filter(self.takes_outcome, told):
+            bodies.append(one.body)
+            if takes_effect(one.transaction_id, one.code):
+                fold.outcome(one.body, one.transaction_id)
+        if checkpoint is not None:
+            fold.checkpoint(checkpoint)
         return bodies
 
     def _unreadable(self, topic: str, offset: int, error: VersologError) -> BrokenLog:

@@ -13,10 +13,11 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from versolog.projections.audit import StoreAudit
 from versolog.projections.store import Store
-from versolog.projections.tail import COMMIT, IDLE_POLL_S, OUTCOME, OUTCOMES, Ends, fetched, reader, takes_effect
+from versolog.projections.tail import IDLE_POLL_S, OUTCOME, OUTCOMES, Ends, fetched, reader, takes_effect
 from versolog.schemas import codec as avro
 from versolog.schemas.codec import Codec, Record
 from versolog.schemas.errors import Malformed, Unavailable
+from versolog.schemas.readings import read_commit
 from versolog.schemas.topics import Topics
 from versolog.streams.chain import commit_hash
 from versolog.streams.state import NO_HASH
@@ -172,7 +173,7 @@ class Verifier:
         """The record and its hash. Raises Malformed."""
         schema_id, body = avro.unframe(value)
         writer = self._codec.schema_of(schema_id)
-        return avro.decode(COMMIT, body, writer=writer), commit_hash(writer.fingerprint, body)
+        return read_commit(body, writer), commit_hash(writer.fingerprint, body)
 
     def _check_place(self, offset: int, chain: _Chain, record: Record) -> None:
         group, version, piece = record["group"], record["version"], record["piece"]

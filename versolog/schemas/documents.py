@@ -65,6 +65,21 @@ def row_from_text(text: str | bytes) -> Document:
     return document
 
 
+def respelled(text: str) -> bytes:
+    """`to_bytes(row_from_text(text))`, in half the time where the row is spelled so already: what is written as it was
+    read has lost nothing in between."""
+    try:
+        raw = text.encode()
+        document = orjson.loads(raw)
+        is_spelled_so = orjson.dumps(document, option=_STRICT) == raw
+    except (ValueError, TypeError):
+        is_spelled_so = False
+    if not is_spelled_so or not isinstance(document, dict):
+        return to_bytes(row_from_text(text))
+    _check_depth(raw, document)
+    return raw
+
+
 def merge_patch(target: Any, patch: Any) -> Any:
     """`target` with the RFC 7396 merge patch `patch` applied; neither is changed."""
     if not isinstance(patch, dict):

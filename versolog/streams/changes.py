@@ -15,6 +15,7 @@ from versolog.schemas.documents import (
     Document,
     from_text,
     merge_patch,
+    respelled,
     row_from_text,
     to_bytes,
 )
@@ -138,12 +139,12 @@ class Line:
                 return
             if argument is None:
                 raise refusal("malformed", f"{op} needs a row")
-            document = row_from_text(argument)
-            if op == "patch":
-                document = merge_patch(self._document(table, key), document)
-            elif op == "add":
-                document = _sum(self._document(table, key), document, "")
-            text = to_bytes(document)
+            if op == "put":
+                text = respelled(argument)
+            elif op == "patch":
+                text = to_bytes(merge_patch(self._document(table, key), row_from_text(argument)))
+            else:
+                text = to_bytes(_sum(self._document(table, key), row_from_text(argument), ""))
         except VersologError as error:
             facts = {"group": self.group, "table": table, "key": key, **error.facts}
             raise refusal(error.code, f"{op} of {key!r} in {table!r}: {error.detail}", **facts) from error

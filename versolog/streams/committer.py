@@ -24,6 +24,7 @@ from versolog.schemas import codec as avro
 from versolog.schemas.codec import Codec, Record
 from versolog.schemas.errors import BrokenLog, Malformed, Unavailable, VersologError
 from versolog.schemas.limits import RECORD_BYTES_MAX
+from versolog.schemas.readings import read_transaction
 from versolog.schemas.topics import Topics
 from versolog.schemas.written import outcomes_body
 from versolog.streams.ballots import Ballots
@@ -412,6 +413,9 @@ class Committer:
             schema_id, body = avro.unframe(record.value)
             if not self._codec.knows(schema_id):
                 raise Malformed(f"no schema is registered as {schema_id}")
+            schema = self._codec.schema_of(schema_id)
+            if schema is TRANSACTION:
+                return Asked(record.offset, clock, intent_hash(body), read_transaction(body), size=len(body))
             schema, asked = self._codec.read(record.value, TRANSACTION, TICK, SHARE)
         except VersologError as fault:
             self._log.warning("poison-record", offset=record.offset, reason=fault.detail)

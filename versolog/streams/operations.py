@@ -26,16 +26,20 @@ REFS_MAX = 5_000
 """Branches and tags in a group, so that dropping it fits one record."""
 
 
-@dataclass(slots=True)
 class Ground:
     """Where an operation stands: the group, its head, the branch (None where it does not exist) and its rows."""
 
-    state: State
-    group: str
-    head: Head | None
-    branch_name: str
-    branch: Branch | None
-    line: Line
+    __slots__ = ("branch", "branch_name", "group", "head", "line", "state")
+
+    def __init__(
+        self, state: State, group: str, head: Head | None, branch_name: str, branch: Branch | None, line: Line
+    ) -> None:
+        self.state = state
+        self.group = group
+        self.head = head
+        self.branch_name = branch_name
+        self.branch = branch
+        self.line = line
 
 
 @dataclass(slots=True)

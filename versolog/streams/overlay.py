@@ -22,6 +22,7 @@ class Layer:
     heads: dict[str, Head] = field(default_factory=dict)
     branches: dict[tuple[str, int], Branch] = field(default_factory=dict)
     branch_names: dict[tuple[str, str], int | None] = field(default_factory=dict)
+    """Of what was created, deleted or written to, the id; None where it was deleted."""
     tags: dict[tuple[str, str], int | None] = field(default_factory=dict)
     rows: dict[tuple[str, int, str, str], list[Row]] = field(default_factory=dict)
     """By group, branch, table and key: the states in order of version."""
@@ -40,6 +41,7 @@ class Overlay:
         self._base = base
         self._layers: tuple[Layer, ...] = (*layers, Layer())
         """Only the last one changes."""
+        self._newest_first = self._layers[::-1]
         self._prefetched: dict[str, bytes | None] = {}
 
     @property
@@ -50,12 +52,15 @@ class Overlay:
     def push(self) -> Layer:
         """Close the top layer and open another above it; returns the closed one."""
         closed = self.top
-        self._layers = (*self._layers, Layer())
+        self._set((*self._layers, Layer()))
         return closed
 
     def drop(self, layer: Layer) -> None:
         """Take off the layers from the bottom to this one, whose content the store holds now."""
-        self._layers = self._layers[self._layers.index(layer) + 1 :]
+        self._set(self._layers[self._layers.index(layer) + 1 :])
+
+    def _set(self, layers: tuple[Layer, ...]) -> None:
+        self._layers, self._newest_first = layers, layers[::-1]
 
     def snapshot(self) -> Overlay:
         """The state as it is now, for another thread to ask while this one goes on. It does not follow the changes of
@@ -101,7 +106,9 @@ class Overlay:
         if not commit["refs"] and commit["parents"]:
             branch = self.branch_by_id(group, branch_id)
             assert branch is not None, f"a commit on branch {branch_id} of {group}, which does not exist"
-            layer.branches[group, branch_id] = branch._replace(head=version)
+            layer.branches[group, branch_id] = branch.at_head(version)
+            if branch.live:
+                layer.branch_names[group, branch.name] = branch_id  # so that the next need not ask the store
             return
         for branch in branches_after(self, commit):
             layer.branches[group, branch.id] = branch
@@ -116,13 +123,13 @@ class Overlay:
     # The questions of State, each asked of the layers from the newest down and then of the store.
 
     def head(self, group: str) -> Head | None:
-        for layer in reversed(self._layers):
+        for layer in self._newest_first:
             if (found := layer.heads.get(group)) is not None:
                 return found
         return self._base.head(group)
 
     def branch(self, group: str, name: str) -> Branch | None:
-        for layer in reversed(self._layers):
+        for layer in self._newest_first:
             if (group, name) in layer.branch_names:
                 branch_id = layer.branch_names[group, name]
                 return None if branch_id is None else self.branch_by_id(group, branch_id)
@@ -130,7 +137,7 @@ class Overlay:
         return None if stored is None else self.branch_by_id(group, stored.id)
 
     def branch_by_id(self, group: str, branch_id: int) -> Branch | None:
-        for layer in reversed(self._layers):
+        for layer in self._newest_first:
             if (found := layer.branches.get((group, branch_id))) is not None:
                 return found
         return self._base.branch_by_id(group, branch_id)
@@ -142,7 +149,7 @@ class Overlay:
         return [branch for branch in found if branch is not None]
 
     def tag(self, group: str, name: str) -> int | None:
-        for layer in reversed(self._layers):
+        for layer in self._newest_first:
             if (group, name) in layer.tags:
                 return layer.tags[group, name]
         return self._base.tag(group, name)
@@ -155,7 +162,7 @@ class Overlay:
 
     def row(self, group: str, level: Level, table: str, key: str) -> Row | None:
         branch_id, upto = level
-        for layer in reversed(self._layers):
+        for layer in self._newest_first:
             states = layer.rows.get((group, branch_id, table, key))
             if states is not None:
                 if states[-1].version <= upto:
@@ -187,7 +194,7 @@ class Overlay:
                 yield key, found
 
     def commit(self, group: str, version: int) -> dict[str, Any] | None:
-        for layer in reversed(self._layers):
+        for layer in self._newest_first:
             commits = layer.commits.get(group)
             if commits and version >= commits[0]["version"]:
                 index = version - commits[0]["version"]
@@ -195,7 +202,7 @@ class Overlay:
         return self._base.commit(group, version)
 
     def step(self, group: str, version: int) -> Step | None:
-        for layer in reversed(self._layers):
+        for layer in self._newest_first:
             commits = layer.commits.get(group)
             if commits and version >= commits[0]["version"]:
                 commit = self.commit(group, version)
@@ -213,13 +220,13 @@ class Overlay:
         return level
 
     def joins(self, group: str, level: Level) -> Iterator[Join]:
-        for layer in reversed(self._layers):
+        for layer in self._newest_first:
             joins = layer.joins.get((group, level.branch), ())
             yield from (join for join in reversed(joins) if join.version <= level.upto)
         yield from self._base.joins(group, level)
 
     def version_at(self, group: str, time_ms: int) -> int:
-        for layer in reversed(self._layers):
+        for layer in self._newest_first:
             commits = layer.commits.get(group)
             if commits and commits[0]["committed_at"] <= time_ms:
                 after = bisect_right(commits, time_ms, key=lambda commit: commit["committed_at"])
@@ -227,7 +234,7 @@ class Overlay:
         return self._base.version_at(group, time_ms)
 
     def outcome(self, transaction_id: str) -> bytes | None:
-        for layer in reversed(self._layers):
+        for layer in self._newest_first:
             if (found := layer.outcomes.get(transaction_id)) is not None:
                 return found
         if transaction_id in self._prefetched:

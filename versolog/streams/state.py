@@ -48,6 +48,10 @@ class Branch(NamedTuple):
     live: bool
     """False once deleted."""
 
+    def at_head(self, head: int) -> Branch:
+        """The branch with another head."""
+        return Branch(self.id, self.name, head, self.parent, self.fork, self.live)
+
 
 class Row(NamedTuple):
     """A row as one commit left it."""

@@ -241,7 +241,7 @@ def branches_after(state: Branches, record: dict[str, Any]) -> list[Branch]:
         if moved is None:
             assert record["branch_id"] == version, f"commit {version} of {group!r} is on a branch that never was"
             moved = Branch(version, record["branch"], head=version, parent=None, fork=0, live=True)
-        after[moved.id] = moved._replace(head=version)
+        after[moved.id] = moved.at_head(version)
     return list(after.values())
 
 
