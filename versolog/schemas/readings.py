@@ -1,4 +1,5 @@
-"""Bodies of transactions, commits and outcomes taken apart by hand: the same records as the codec's, in a third of its time.
+"""Bodies of transactions, commits and outcomes taken apart by hand: the same records as the codec's, and
+outcomes as they stand, which are not made records of only to be written again.
 
 Each reader goes straight through a body as our own writers write it. Where a body is anything else, it is the general
 library that reads it, or says what is wrong with it. Property tests compare the two on good bodies and broken ones.
