@@ -95,7 +95,7 @@ class DecidesBeforeItsVoteIsInTheLog(Participant):
 class TakesAnyShare(Participant):
     def take(self, asked: Asked) -> None:
         if asked.share is not None:
-            asked = replace(asked, share=asked.share._replace(previous=self._sequence_offset))
+            asked = asked._replace(share=asked.share._replace(previous=self._sequence_offset))
         super().take(asked)
 
 
@@ -145,7 +145,7 @@ class DecidesByTheFirstVotes(Participant):
             for one in share.participants:
                 by_partition.setdefault(one, undecided.vote)
         else:
-            undecided.asked = replace(undecided.asked, share=share._replace(participants=(self._partition,)))
+            undecided.asked = undecided.asked._replace(share=share._replace(participants=(self._partition,)))
         return super()._by_votes(undecided)
 
 

@@ -101,7 +101,8 @@ def _check_chains(world: World, partition: int) -> None:
     newest: dict[str, tuple[Record, bytes]] = {}
     for batch in world.durable[partition]:
         for _, decision in batch.decided:
-            for whole, pieces, hash_ in decision.commits:
+            for sealed in decision.commits:
+                whole, pieces, hash_ = sealed.whole, sealed.pieces, sealed.hash
                 group = whole["group"]
                 assert partition_of(group, world.partitions) == partition, f"{group} is not of partition {partition}"
                 body = commit_body(whole)
@@ -357,13 +358,13 @@ class Model:
             return
         assert told == versions, f"{where} made {told}; {versions} were expected"
         made = {group: version for group, version in versions.items() if version}
-        for whole, _, hash_ in found.commits:
-            group = whole["group"]
+        for sealed in found.commits:
+            whole, group = sealed.whole, sealed.whole["group"]
             assert (whole["version"], whole["committed_at"]) == (made[group], at), where
             others = {other["group"]: other["version"] for other in whole["others"]}
             assert others == {name: version for name, version in made.items() if name != group}, where
             (named,) = (part["hash"] for part in outcome["parts"] if part["group"] == group)
-            assert named == hash_, where
+            assert named == sealed.hash, where
 
     def _count(self, spans: bool, code: str, verdicts: dict[int, Verdict], versions: dict[str, int]) -> None:
         kind = "spanning" if spans and len(verdicts) > 1 else "single"
