@@ -1,4 +1,4 @@
-# make setup   an environment with everything in .venv
+# make setup   an environment with everything in .venv, the hot modules compiled (VERSOLOG_PURE=1: as they are)
 # make demo    the main job on real flights (DAYS=365 for the whole year)
 # make up      Kafka, a worker and the HTTP API, until Ctrl-C
 # make test    all tests, on a real Kafka
@@ -12,7 +12,7 @@ DAYS ?= 3
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-crash test-git test-simulator test-live test-full check format bench clean
+.PHONY: help setup demo up test test-pure test-crash test-git test-simulator test-live test-full check format bench clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -26,6 +26,7 @@ $(VENV)/.installed: pyproject.toml
 	@touch $@
 
 setup: $(VENV)/.installed
+	@$(BIN)/python hatch_build.py
 
 demo: setup
 	@$(BIN)/python -m versolog.demo --days $(DAYS)
@@ -35,6 +36,10 @@ up: setup
 
 test: setup
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# The tests that need no Kafka, from the sources although compiled modules are there.
+test-pure: setup
+	VERSOLOG_PURE=1 $(BIN)/python -m pytest tests/unit tests/contract tests/property $(PYTEST_ARGS)
 
 # Crashes at every named point, many times over.
 test-crash: setup
@@ -71,3 +76,4 @@ bench: setup
 
 clean:
 	rm -rf $(VENV) versolog-data .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find versolog versolog__mypyc*.so -name '*.so' -delete 2>/dev/null || true

@@ -6,6 +6,7 @@ What a service needs stands here: `Producer` writes straight into Kafka, `Client
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,12 @@ _HOMES = {
     "Transaction": "versolog.streams.transaction",
     "VersologError": "versolog.schemas.errors",
 }
+
+
+if os.environ.get("VERSOLOG_PURE"):
+    from versolog import pure
+
+    pure.install()
 
 
 def __getattr__(name: str) -> Any:

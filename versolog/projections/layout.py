@@ -149,7 +149,7 @@ def read_entry(version: int, value: bytes) -> Entry:
 
 def read_committed_at(value: bytes) -> int:
     """The committed_at in a value of `commits`, without reading the rest."""
-    return int.from_bytes(value[_COMMITTED_AT], "big")
+    return int.from_bytes(value[56:64], "big")
 
 
 def piece_value(piece: Piece) -> bytes:
@@ -292,7 +292,6 @@ def groups_from(start: str) -> bytes:
 
 _LATEST = struct.Struct(">qq")
 _ENTRY = struct.Struct(">32sqqqqIBH")
-_COMMITTED_AT = slice(56, 64)
 _PIECE = struct.Struct(">q32s")
 _HEAD = struct.Struct(">q32sqqqq?")
 _BRANCH = struct.Struct(">qqq?")
