@@ -10,20 +10,22 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import chart, commits, machine, replays, report, served, spanning
+from benchmarks import commits, machine, pictures, replays, report, served, spanning, versioning
 from benchmarks.bench import Bench, Sizes
 from benchmarks.measured import Result, WrongResultError
 from versolog.broker import Broker
 
 HERE = Path(__file__).parent
-README, REFERENCE, CHART, FLAMES, RESULTS = (
-    HERE / "README.md", HERE / "results.json", HERE / "throughput.svg", HERE / "flames", HERE / "results",
+README, REFERENCE, SPEEDS, GROWTH, FLAMES, RESULTS = (
+    HERE / "README.md", HERE / "results.json", HERE / "throughput.svg", HERE / "growth.svg", HERE / "flames",
+    HERE / "results",
 )  # fmt: skip
 
 BENCHMARKS: dict[str, Callable[[Bench], Iterator[Result]]] = {
     "commits": commits.measure,
     "replay": replays.measure,
     "http": served.measure,
+    "versioning": versioning.measure,
     "spanning": spanning.measure,
 }
 LENGTHY = ("spanning",)
@@ -58,9 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"written: {path}")
     if asked.reference:
         REFERENCE.write_bytes(run.to_json())
-        CHART.write_text(chart.drawn(results))
+        SPEEDS.write_text(pictures.speeds(results))
+        GROWTH.write_text(pictures.growth(results))
         README.write_text(report.put_between_markers(README.read_text(), run.markdown()))
-        say(f"written: {REFERENCE}, {CHART} and the table in {README}")
+        say(f"written: {REFERENCE}, {SPEEDS}, {GROWTH} and the table in {README}")
     return 0
 
 

@@ -53,6 +53,8 @@ class Side:
     series: Series
     cpu_us: Series | None = None
     """Microseconds of processor time, of the measured process, for each; None where that is not the question."""
+    size: int = 0
+    """Where it is the same at another size: at which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,9 @@ class Result:
     target: float | None = None
     better: Better = "more"
     cpu_us: Series | None = None
+    grows_with: str = ""
+    """What `size` counts, where the question is how it grows; the sides that have a size are the same at others."""
+    size: int = 0
 
     @property
     def met(self) -> bool | None:

@@ -29,7 +29,9 @@ from versolog.streams.transaction import Transaction
 TABLE = "t"
 ROWS_FEW, ROWS_MANY = 10, 1_000_000
 MERGED_TABLE_ROWS, MERGED_ROWS = 100_000, 10_000
-COMMITS_FEW, COMMITS_MANY = 1_000, 100_000
+SMALLER = 10
+"""How many times fewer changed rows, or rows in the table, the merges beside that one have."""
+COMMITS = (1_000, 10_000, 100_000)
 KEYS, WATCHED_CHANGES = 100, 50
 BATCH = 2_000
 READS, PAGE = 1_000, 50
@@ -71,9 +73,11 @@ def _branches(bench: Bench, engine: Engine) -> Result:
                 raise WrongResultError("a new branch does not show the rows of the one it was made from")
     on_few, on_many = (Series.of(times) for times in taken.values())
     checked = "the branch reads as the one it was made from"
-    sides = (Side(f"on {few} rows", on_few),)
+    sides = (Side(f"on {few} rows", on_few, size=few),)
     name = f"create a branch on {many:,} rows, decided and stored"
-    return Result(name, MILLISECONDS, on_many, checked, sides, BRANCH_TARGET_MS, "less")
+    return Result(
+        name, MILLISECONDS, on_many, checked, sides, BRANCH_TARGET_MS, "less", None, "rows in the group", many
+    )
 
 
 def _names(number: int) -> list[str]:
@@ -85,29 +89,53 @@ def _names(number: int) -> list[str]:
 
 def _merges(bench: Bench, engine: Engine) -> Iterator[Result]:
     rows, changed = bench.sizes.of(MERGED_TABLE_ROWS), bench.sizes.of(MERGED_ROWS)
-    clean: list[float] = []
-    rehearsed: list[float] = []
-    conflicting: list[float] = []
+    whole = _Merges(f"merge {changed:,} changed rows into a table of {rows:,}, decided and stored", rows, changed)
+    fewer = _Merges(f"{changed // SMALLER:,} changed rows into the same", rows, changed // SMALLER)
+    smaller = _Merges(f"{changed:,} changed rows into a table of {2 * changed:,}", 2 * changed, changed)
     for number in bench.rounds(f"merge {changed:,} rows"):
-        group = f"merge-{number}"
-        _fill(engine, group, rows)
-        for branch in ("clean", "conflicting"):
-            _do(engine, group, "create-branch", name=branch)
-        _change(engine, group, "clean", range(0, 2 * changed, 2), "here")
-        _change(engine, group, "main", range(1, 2 * changed, 2), "here")
-        _settle(engine)
-        rehearsed.append(_timed_ms(_rehearse, engine, group, "clean"))
-        clean.append(_timed_ms(_merge, engine, group, "clean"))
-        _check_merged(engine, group, changed)
-        _change(engine, group, "conflicting", range(1, 2 * changed, 2), "there")
-        conflicting.append(_timed_ms(_check_conflicts, engine, group, changed))
+        for place, merges in enumerate((whole, fewer, smaller)):
+            _merge_once(engine, f"merge-{place}-{number}", merges)
     checked = f"{changed:,} rows were brought, and as many that the branch had not were kept"
-    name = f"merge {changed:,} changed rows into a table of {rows:,}, decided and stored"
-    sides = (Side("dry run of it", Series.of(rehearsed)),)
-    yield Result(name, MILLISECONDS, Series.of(clean), checked, sides, MERGE_TARGET_MS, "less")
+    sides = (
+        Side("dry run of it", Series.of(whole.rehearsed)),
+        Side(fewer.name, Series.of(fewer.clean), size=changed // SMALLER),
+        Side(smaller.name, Series.of(smaller.clean)),
+    )
+    took = Series.of(whole.clean)
+    yield Result(whole.name, MILLISECONDS, took, checked, sides, MERGE_TARGET_MS, "less", None, "changed rows", changed)
     name = f"find {changed:,} conflicts and tell the first {PAGE}"
     checked = f"there are {changed:,}, each of the one field that both sides changed"
-    yield Result(name, MILLISECONDS, Series.of(conflicting), checked, (), MERGE_TARGET_MS, "less")
+    conflicts = (
+        Side(f"{changed // SMALLER:,} conflicts", Series.of(fewer.conflicting), size=changed // SMALLER),
+        Side(f"{changed:,} conflicts in a table of {2 * changed:,}", Series.of(smaller.conflicting)),
+    )
+    took = Series.of(whole.conflicting)
+    yield Result(name, MILLISECONDS, took, checked, conflicts, MERGE_TARGET_MS, "less", None, "changed rows", changed)
+
+
+class _Merges:
+    """What the merges of one size took, in milliseconds, a value a round."""
+
+    def __init__(self, name: str, rows: int, changed: int) -> None:
+        self.name, self.rows, self.changed = name, rows, changed
+        self.rehearsed: list[float] = []
+        self.clean: list[float] = []
+        self.conflicting: list[float] = []
+
+
+def _merge_once(engine: Engine, group: str, took: _Merges) -> None:
+    changed = took.changed
+    _fill(engine, group, took.rows)
+    for branch in ("clean", "conflicting"):
+        _do(engine, group, "create-branch", name=branch)
+    _change(engine, group, "clean", range(0, 2 * changed, 2), "here")
+    _change(engine, group, "main", range(1, 2 * changed, 2), "here")
+    _settle(engine)
+    took.rehearsed.append(_timed_ms(_rehearse, engine, group, "clean"))
+    took.clean.append(_timed_ms(_merge, engine, group, "clean"))
+    _check_merged(engine, group, changed)
+    _change(engine, group, "conflicting", range(1, 2 * changed, 2), "there")
+    took.conflicting.append(_timed_ms(_check_conflicts, engine, group, changed))
 
 
 def _check_merged(engine: Engine, group: str, changed: int) -> None:
@@ -144,7 +172,8 @@ class History(NamedTuple):
 
 
 def _histories(bench: Bench, engine: Engine) -> Iterator[Result]:
-    histories = [_history(bench, engine, commits) for commits in (COMMITS_FEW, bench.sizes.of(COMMITS_MANY))]
+    fewest, *longer = COMMITS
+    histories = [_history(bench, engine, commits) for commits in dict.fromkeys((fewest, *map(bench.sizes.of, longer)))]
     _settle(engine)
     questions: dict[str, tuple[Callable[[Engine, History], None], float | None]] = {
         f"{READS:,} rows read at head": (_read_head, None),
@@ -154,23 +183,28 @@ def _histories(bench: Bench, engine: Engine) -> Iterator[Result]:
         f"the history of a key, {WATCHED_CHANGES} changes": (_key_history, HISTORY_TARGET_MS),
         "a dry run of merging a branch as old as the history": (_old_merge, None),
     }
-    taken: dict[str, list[list[float]]] = {name: [[], []] for name in questions}
+    taken: dict[str, list[list[float]]] = {name: [[] for _ in histories] for name in questions}
     for _ in bench.rounds("histories"):
         for name, (ask, _target) in questions.items():
-            samples: list[list[float]] = [[], []]
+            samples: list[list[float]] = [[] for _ in histories]
             for _sample in range(SAMPLES):
                 for place, history in enumerate(histories):
                     samples[place].append(_timed_ms(ask, engine, history))
             for place, times in enumerate(samples):
                 taken[name][place].append(median(times))
     for name, (_ask, target) in questions.items():
-        few, many = map(Series.of, taken[name])
-        side = Side(f"the same after {histories[0].commits:,} commits", few)
-        limit = min(GROWTH_MAX * few.median, target or float("inf"))
+        *shorter, longest = map(Series.of, taken[name])
+        sides = tuple(
+            Side(f"the same after {history.commits:,} commits", took, size=history.commits)
+            for history, took in zip(histories, shorter, strict=False)
+        )
+        limit = min(GROWTH_MAX * shorter[0].median, target or float("inf"))
+        commits = histories[-1].commits
         checked = "each answer has the rows or commits that were written"
         yield Result(
-            f"{name}, after {histories[1].commits:,} commits", MILLISECONDS, many, checked, (side,), limit, "less"
-        )
+            f"{name}, after {commits:,} commits", MILLISECONDS, longest, checked, sides, limit, "less", None,
+            "commits in the group's history", commits,
+        )  # fmt: skip
 
 
 def _history(bench: Bench, engine: Engine, commits: int) -> History:

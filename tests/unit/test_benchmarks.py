@@ -14,7 +14,7 @@ import orjson
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import chart, flames, report
+from benchmarks import flames, pictures, report
 from benchmarks.bare import Server, bare_server
 from benchmarks.bench import Round, Sizes
 from benchmarks.load import built_in, load, whole_answer
@@ -25,6 +25,7 @@ from benchmarks.measured import (
     Result,
     Seen,
     Series,
+    Side,
     Speed,
     WrongResultError,
     compared,
@@ -127,12 +128,24 @@ def test_what_stands_between_the_markers_is_replaced_and_nothing_else() -> None:
         report.put_between_markers("no markers", "new")
 
 
-def test_the_chart_has_a_bar_for_each_side_of_each_comparison_of_speeds() -> None:
-    svg = ElementTree.fromstring(chart.drawn(_results()))
-    texts = [text.text for text in svg.iter("{http://www.w3.org/2000/svg}text")]
-    assert texts == ["commits", "versolog", "12,500/s", "raw", "70,000/s"]
-    widths = [float(bar.attrib["width"]) for bar in svg.iter("{http://www.w3.org/2000/svg}rect") if "x" in bar.attrib]
-    assert widths[0] / widths[1] == pytest.approx(12_500 / 70_000, rel=0.01)
+def _texts(svg: str) -> list[str]:
+    return [(text.text or "").strip() for text in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_the_picture_of_speeds_has_a_bar_for_each_side_of_each_comparison() -> None:
+    svg = pictures.speeds(_results())
+    assert [text.split() for text in _texts(svg)] == [["12,500/s", "versolog"], ["70,000/s", "raw"], ["commits"]]
+    assert svg == pictures.speeds(_results())
+
+
+def test_the_picture_of_growth_has_a_line_for_each_question_and_a_panel_for_what_grows() -> None:
+    few = Side("the same after 10 commits", Series.of([1.0]), size=10)
+    asked = [
+        Result("a log, after 1,000 commits", "ms", Series.of([1.5]), "", (few,), grows_with="commits", size=1_000),
+        Result("a branch", "ms", Series.of([2.0]), "", (few,), grows_with="rows", size=1_000),
+    ]
+    texts = _texts(pictures.growth([*_results(), *asked]))
+    assert {"a log", "a branch", "commits", "rows", "milliseconds"} <= set(texts)
 
 
 def test_the_reference_in_the_readme_is_the_one_in_the_file() -> None:
@@ -296,7 +309,7 @@ def test_the_machine_is_looked_at() -> None:
 def test_the_command_knows_its_benchmarks(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         command.main(["nonesuch"])
-    assert "there is no benchmark nonesuch; there are commits, replay, http" in capsys.readouterr().err
+    assert "there is no benchmark nonesuch; there are commits, replay, http, versioning" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         command.main(["commits", "--reference"])
     assert "the reference has all benchmarks in it" in capsys.readouterr().err
