@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Protocol
 import pytest
 from hypothesis import HealthCheck, settings
 
-import hatch_build
+import tests.built  # noqa: F401 - first, and before anything of versolog
 from tests.cluster import Cluster
 from versolog.testing import embedded_broker
 
@@ -34,15 +33,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--broker", choices=("embedded", "docker"), default="embedded",
         help="where Kafka runs: as a process that versolog starts, or in a container of the official image",
     )  # fmt: skip
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Refuses to test compiled modules that were made of other sources than those that stand here."""
-    root = config.rootpath
-    if not os.environ.get("VERSOLOG_PURE") and hatch_build.found(root) and not hatch_build.is_current(root):
-        raise pytest.UsageError(
-            "the compiled modules are not of these sources: run hatch_build.py, or set VERSOLOG_PURE=1"
-        )
 
 
 @pytest.fixture(scope="session")

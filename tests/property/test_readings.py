@@ -4,27 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.property.test_written import checkpoints, commits, lists, longs, maybe_long, outcomes, records
+from tests.property.test_written import (
+    checkpoints,
+    commits,
+    outcomes,
+    shares,
+    transactions,
+    votes,
+)
 from versolog.schemas.codec import decode, encode, schema
 from versolog.schemas.errors import Malformed
-from versolog.schemas.readings import read_commit, read_outcomes, read_transaction
+from versolog.schemas.readings import read_commit, read_outcomes, read_share, read_transaction, read_votes
 from versolog.schemas.written import outcome_body
 
-changes = records(
-    op=st.sampled_from(["put", "patch", "add", "delete"]), table=st.text(), key=st.text(),
-    row=st.none() | st.text(max_size=200),
-)  # fmt: skip
-parts = records(
-    group=st.text(), branch=st.text(), expect_head=maybe_long,
-    expect=lists(records(table=st.text(), key=st.text(), version=longs)), changes=lists(changes),
-    operation=st.none() | records(kind=st.text(), arguments=st.text()),
-)  # fmt: skip
-transactions = records(
-    id=st.text(), author=st.text(), message=st.text(), type=st.text(), occurred_at=maybe_long, parts=lists(parts)
-)
 harm = st.tuples(st.integers(0, 400), st.sampled_from(["cut", "flip", "add"]), st.integers(1, 255))
 
 
@@ -45,20 +41,23 @@ def told(read: Any, body: bytes) -> Any:
         return Malformed
 
 
-@given(transactions, harm)
-def test_transactions(transaction: dict[str, Any], how: tuple[int, str, int]) -> None:
-    body = encode(schema("Transaction"), transaction)
-    assert read_transaction(body) == transaction
-    harmed = broken(body, how)
-    assert told(read_transaction, harmed) == told(lambda body: decode(schema("Transaction"), body), harmed)
+READERS = {
+    "Transaction": (read_transaction, transactions),
+    "Commit": (read_commit, commits),
+    "Share": (read_share, shares),
+    "Votes": (read_votes, votes),
+}
 
 
-@given(commits, harm)
-def test_commits(commit: dict[str, Any], how: tuple[int, str, int]) -> None:
-    body = encode(schema("Commit"), commit)
-    assert read_commit(body) == commit
+@pytest.mark.parametrize("name", READERS)
+@given(data=st.data(), how=harm)
+def test_records(name: str, data: st.DataObject, how: tuple[int, str, int]) -> None:
+    read, bodies = READERS[name]
+    record = data.draw(bodies)
+    body = encode(schema(name), record)
+    assert read(body) == record
     harmed = broken(body, how)
-    assert told(read_commit, harmed) == told(lambda body: decode(schema("Commit"), body), harmed)
+    assert told(read, harmed) == told(lambda body: decode(schema(name), body), harmed)
 
 
 @given(st.lists(outcomes, max_size=5), checkpoints)

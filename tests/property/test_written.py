@@ -8,8 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from versolog.schemas.codec import decode, encode, schema
-from versolog.schemas.written import commit_body, outcome_body, outcomes_body
+from versolog.schemas.written import (
+    commit_body,
+    outcome_body,
+    outcomes_body,
+    share_body,
+    transaction_body,
+    vote_body,
+    votes_body,
+)
 
+ints = st.integers(-(2**31), 2**31 - 1)
 longs = st.integers(-(2**63), 2**63 - 1)
 hashes = st.binary(min_size=32, max_size=32)
 maybe_long = st.none() | longs
@@ -44,6 +53,32 @@ checkpoints = st.none() | records(
     next_offset=longs, clock=longs, undecided=st.just([]), sequence_offset=maybe_long, votes_offset=longs
 )
 
+changes = records(
+    op=st.sampled_from(["put", "patch", "add", "delete"]), table=st.text(), key=st.text(),
+    row=st.none() | st.text(max_size=200),
+)  # fmt: skip
+parts = records(
+    group=st.text(), branch=st.text(), expect_head=maybe_long,
+    expect=lists(records(table=st.text(), key=st.text(), version=longs)), changes=lists(changes),
+    operation=st.none() | records(kind=st.text(), arguments=st.text()),
+)  # fmt: skip
+transactions = records(
+    id=st.text(), author=st.text(), message=st.text(), type=st.text(), occurred_at=maybe_long, parts=lists(parts)
+)
+shares = records(
+    sequence_offset=longs, previous=longs, intent_hash=hashes, participants=lists(ints),
+    transaction=st.none() | transactions, code=st.text(), detail=words, facts=st.text(),
+)  # fmt: skip
+votes = records(
+    partition=ints,
+    votes=lists(
+        records(
+            sequence_offset=longs, verdict=st.text(), clock=longs, code=st.text(), detail=words, facts=st.text(),
+            parts=lists(records(group=st.text(), branch=st.text(), version=longs)),
+        )
+    ),
+)  # fmt: skip
+
 
 @given(commits)
 def test_commits(commit: dict[str, Any]) -> None:
@@ -62,3 +97,19 @@ def test_outcomes_of_a_batch(count: int, outcome: dict[str, Any], checkpoint: di
     end = None if checkpoint is None else encode(schema("Checkpoint"), checkpoint)
     whole = {"results": [outcome] * count, "checkpoint": checkpoint}
     assert outcomes_body([outcome_body(outcome)] * count, end) == encode(schema("Outcomes"), whole)
+
+
+@given(transactions)
+def test_transactions(transaction: dict[str, Any]) -> None:
+    assert transaction_body(transaction) == encode(schema("Transaction"), transaction)
+
+
+@given(shares)
+def test_shares(share: dict[str, Any]) -> None:
+    assert share_body(share) == encode(schema("Share"), share)
+
+
+@given(votes)
+def test_votes(told: dict[str, Any]) -> None:
+    body = votes_body(told["partition"], [vote_body(vote) for vote in told["votes"]])
+    assert body == encode(schema("Votes"), told)

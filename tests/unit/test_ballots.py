@@ -6,16 +6,18 @@ import pytest
 
 from versolog.schemas import codec, limits
 from versolog.schemas.errors import refusal
+from versolog.schemas.written import votes_body
 from versolog.streams.ballots import VOTES_IN_RECORD, runs
-from versolog.streams.shares import COMMIT, REFUSE, VOTES, Vote, VotedPart
+from versolog.streams.shares import COMMIT, REFUSE, Vote, VotedPart
 
+VOTE = codec.schema("Vote")
 LONGEST = VotedPart("\u20ac" * (limits.GROUP_BYTES_MAX // 3), "b" * limits.NAME_BYTES_MAX, 1 << 40)
 
 
 def test_small_votes_stand_many_in_a_record() -> None:
     votes = [Vote(number, 2, COMMIT, 1, (VotedPart("g", "main", number),)) for number in range(VOTES_IN_RECORD + 1)]
     assert [len(run) for run in runs(votes)] == [VOTES_IN_RECORD, 1]
-    assert [record for run in runs(votes) for record in run] == [vote.record() for vote in votes]
+    assert [body for run in runs(votes) for body in run] == [codec.encode(VOTE, vote.record()) for vote in votes]
 
 
 @pytest.mark.parametrize(
@@ -30,4 +32,4 @@ def test_no_record_is_too_large(vote: Vote) -> None:
     told = runs([vote] * 20)
     assert sum(map(len, told)) == 20
     for run in told:
-        assert len(codec.encode(VOTES, {"partition": 2, "votes": run})) < limits.RECORD_BYTES_MAX
+        assert len(votes_body(2, run)) < limits.RECORD_BYTES_MAX

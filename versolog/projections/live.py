@@ -22,6 +22,7 @@ from versolog.projections.tail import (
     Ends,
     Followed,
     OtherLog,
+    COMMIT,
     Tail,
     catch_up,
     reader,
@@ -208,8 +209,7 @@ class LivePartition(Partition):
     def _is_known(self, value: Any) -> bool:
         """Whether the store holds this commit, or piece of one, as its last."""
         try:
-            schema_id, body = avro.unframe(value)
-            writer = self._codec.schema_of(schema_id)
+            writer, body = self._codec.opened(value, COMMIT)
             record = read_commit(body, writer)
         except Malformed:
             return False

@@ -24,6 +24,7 @@ from versolog.streams import readers
 from versolog.streams.chain import commit_hash
 from versolog.streams.stalls import Stalls
 
+COMMIT = avro.schema("Commit")
 OUTCOME = avro.schema("Outcome")
 OUTCOMES = avro.schema("Outcomes")
 
@@ -108,8 +109,7 @@ class Tail:
 
     def _fold_commit(self, fold: Fold, offset: int, value: bytes) -> None:
         try:
-            schema_id, body = avro.unframe(value)
-            writer = self._codec.schema_of(schema_id)
+            writer, body = self._codec.opened(value, COMMIT)
             record = read_commit(body, writer)
         except Malformed as error:
             raise self._unreadable(self._topics.commits, offset, error) from error
@@ -118,8 +118,8 @@ class Tail:
 
     def _fold_outcomes(self, fold: Fold, offset: int, value: bytes) -> list[bytes]:
         try:
-            schema_id, body = avro.unframe(value)
-            told, checkpoint = read_outcomes(body, self._codec.schema_of(schema_id))
+            writer, body = self._codec.opened(value, OUTCOMES)
+            told, checkpoint = read_outcomes(body, writer)
         except Malformed as error:
             raise self._unreadable(self._topics.outcomes, offset, error) from error
         bodies = []

@@ -13,7 +13,7 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from versolog.projections.audit import StoreAudit
 from versolog.projections.store import Store
-from versolog.projections.tail import IDLE_POLL_S, OUTCOME, OUTCOMES, Ends, fetched, reader, takes_effect
+from versolog.projections.tail import COMMIT, IDLE_POLL_S, OUTCOME, OUTCOMES, Ends, fetched, reader, takes_effect
 from versolog.schemas import codec as avro
 from versolog.schemas.codec import Codec, Record
 from versolog.schemas.errors import Malformed, Unavailable
@@ -171,8 +171,7 @@ class Verifier:
 
     def _commit(self, value: Any) -> tuple[Record, bytes]:
         """The record and its hash. Raises Malformed."""
-        schema_id, body = avro.unframe(value)
-        writer = self._codec.schema_of(schema_id)
+        writer, body = self._codec.opened(value, COMMIT)
         return read_commit(body, writer), commit_hash(writer.fingerprint, body)
 
     def _check_place(self, offset: int, chain: _Chain, record: Record) -> None:

@@ -138,6 +138,14 @@ class Codec:
         """`record` framed."""
         return frame(self.id_of(schema), encode(schema, record))
 
+    def opened(self, value: bytes | None, wanted: Schema) -> tuple[Schema, bytes]:
+        """The schema that the record of the `wanted` type in `value` was written with, and its body. Raises Malformed."""
+        schema_id, body = unframe(value)
+        writer = self.schema_of(schema_id)
+        if writer is not wanted and writer.name != wanted.name:
+            raise Malformed(f"the record is a {writer.name}; {wanted.name} is wanted here")
+        return writer, body
+
     def read(self, value: bytes | None, *wanted: Schema) -> tuple[Schema, Record]:
         """The record in `value` and which of the `wanted` types it is. Raises Malformed."""
         schema_id, body = unframe(value)

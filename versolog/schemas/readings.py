@@ -1,5 +1,4 @@
-"""Bodies of transactions, commits and outcomes taken apart by hand: the same records as the codec's, and
-outcomes as they stand, which are not made records of only to be written again.
+"""Bodies of what the log is full of taken apart by hand: the same records as the codec's, and outcomes as they stand, which are not made records of only to be written again.
 
 Each reader goes straight through a body as our own writers write it. Where a body is anything else, it is the general
 library that reads it, or says what is wrong with it. Property tests compare the two on good bodies and broken ones.
@@ -7,14 +6,19 @@ library that reads it, or says what is wrong with it. Property tests compare the
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from collections.abc import Callable
+from typing import Final, NamedTuple, TypeVar
 
 from versolog.schemas.codec import Record, Schema, decode, schema
 from versolog.schemas.written import outcome_body
 
+Item = TypeVar("Item")
+
 _TRANSACTION: Final = schema("Transaction")
 _COMMIT: Final = schema("Commit")
 _OUTCOMES: Final = schema("Outcomes")
+_SHARE: Final = schema("Share")
+_VOTES: Final = schema("Votes")
 _CHECKPOINT: Final = schema("Checkpoint")
 
 _OPS: Final = ("put", "patch", "add", "delete")
@@ -42,31 +46,33 @@ class Outcomes(NamedTuple):
 
 def read_transaction(body: bytes, writer: Schema = _TRANSACTION) -> Record:
     """The Transaction in an Avro body written with `writer`. Raises Malformed."""
-    if writer is _TRANSACTION:
-        try:
-            return _transaction(_Body(body))
-        except (_UnusualError, IndexError, UnicodeDecodeError):
-            pass
-    return decode(_TRANSACTION, body, writer=writer)
+    read = _by_hand(_transaction, body) if writer is _TRANSACTION else None
+    return decode(_TRANSACTION, body, writer=writer) if read is None else read
 
 
 def read_commit(body: bytes, writer: Schema = _COMMIT) -> Record:
     """The Commit in an Avro body written with `writer`. Raises Malformed."""
-    if writer is _COMMIT:
-        try:
-            return _commit(_Body(body))
-        except (_UnusualError, IndexError, UnicodeDecodeError):
-            pass
-    return decode(_COMMIT, body, writer=writer)
+    read = _by_hand(_commit, body) if writer is _COMMIT else None
+    return decode(_COMMIT, body, writer=writer) if read is None else read
+
+
+def read_share(body: bytes, writer: Schema = _SHARE) -> Record:
+    """The Share in an Avro body written with `writer`. Raises Malformed."""
+    read = _by_hand(_share, body) if writer is _SHARE else None
+    return decode(_SHARE, body, writer=writer) if read is None else read
+
+
+def read_votes(body: bytes, writer: Schema = _VOTES) -> Record:
+    """The Votes in an Avro body written with `writer`. Raises Malformed."""
+    read = _by_hand(_votes, body) if writer is _VOTES else None
+    return decode(_VOTES, body, writer=writer) if read is None else read
 
 
 def read_outcomes(body: bytes, writer: Schema = _OUTCOMES) -> Outcomes:
     """The Outcomes in an Avro body written with `writer`. Raises Malformed."""
-    if writer is _OUTCOMES:
-        try:
-            return _outcomes(_Body(body))
-        except (_UnusualError, IndexError, UnicodeDecodeError):
-            pass
+    read = _by_hand(_outcomes, body) if writer is _OUTCOMES else None
+    if read is not None:
+        return read
     record = decode(_OUTCOMES, body, writer=writer)
     told = [Told(result["transaction_id"], result["code"], outcome_body(result)) for result in record["results"]]
     return Outcomes(told, record["checkpoint"])
@@ -139,50 +145,56 @@ class _Body:
     def optional_text(self) -> str | None:
         return self.text() if self.branch() else None
 
-    def items(self) -> int:
-        """How many items of an array follow; `end_of_items` is due after them, where there are any."""
+    def array(self, item: Callable[[_Body], Item]) -> list[Item]:
+        """An array in one block, each of its items as `item` reads it."""
         count = self.long()
         if count < 0:  # blocks with their size, which others may write
             raise _UnusualError
-        return count
-
-    def end_of_items(self) -> None:
-        if self.long() != 0:
+        items = [item(self) for _ in range(count)]
+        if count and self.long() != 0:
             raise _UnusualError
+        return items
 
     def end(self) -> None:
         if self._at != len(self._body):
             raise _UnusualError
 
 
+def _by_hand(read: Callable[[_Body], Item], body: bytes) -> Item | None:
+    """What `read` makes of the whole body; None where it is not as our writers write it."""
+    rest = _Body(body)
+    try:
+        found = read(rest)
+        rest.end()
+    except (_UnusualError, IndexError, UnicodeDecodeError):
+        return None
+    return found
+
+
 def _transaction(rest: _Body) -> Record:
-    transaction: Record = {
+    return {
         "id": rest.text(),
         "author": rest.text(),
         "message": rest.text(),
         "type": rest.text(),
         "occurred_at": rest.optional_long(),
+        "parts": rest.array(_part),
     }
-    parts = [_part(rest) for _ in range(rest.items())]
-    if parts:
-        rest.end_of_items()
-    rest.end()
-    transaction["parts"] = parts
-    return transaction
 
 
 def _part(rest: _Body) -> Record:
-    part: Record = {"group": rest.text(), "branch": rest.text(), "expect_head": rest.optional_long()}
-    part["expect"] = expect = [
-        {"table": rest.text(), "key": rest.text(), "version": rest.long()} for _ in range(rest.items())
-    ]
-    if expect:
-        rest.end_of_items()
-    part["changes"] = changes = [_requested_change(rest) for _ in range(rest.items())]
-    if changes:
-        rest.end_of_items()
-    part["operation"] = {"kind": rest.text(), "arguments": rest.text()} if rest.branch() else None
-    return part
+    return {
+        "group": rest.text(),
+        "branch": rest.text(),
+        "expect_head": rest.optional_long(),
+        "expect": rest.array(_expectation),
+        "changes": rest.array(_requested_change),
+        "operation": {"kind": rest.text(), "arguments": rest.text()} if rest.branch() else None,
+    }
+
+
+def _expectation(rest: _Body) -> Record:
+    return {"table": rest.text(), "key": rest.text(), "version": rest.long()}
 
 
 def _requested_change(rest: _Body) -> Record:
@@ -193,69 +205,63 @@ def _requested_change(rest: _Body) -> Record:
 
 
 def _commit(rest: _Body) -> Record:
-    commit: Record = {
+    return {
         "group": rest.text(),
         "version": rest.long(),
         "branch": rest.text(),
         "branch_id": rest.long(),
+        "parents": rest.array(_long),
+        "previous_hash": rest.bytes_of(_HASH_BYTES),
+        "transaction_id": rest.text(),
+        "intent_hash": rest.bytes_of(_HASH_BYTES),
+        "transaction_offset": rest.long(),
+        "sequence_offset": rest.optional_long(),
+        "others": rest.array(_other),
+        "author": rest.text(),
+        "message": rest.text(),
+        "type": rest.text(),
+        "committed_at": rest.long(),
+        "occurred_at": rest.optional_long(),
+        "operation": rest.text(),
+        "arguments": rest.text(),
+        "changes": rest.array(_change),
+        "refs": rest.array(_ref),
+        "schemas": rest.array(_schema_met),
+        "piece": rest.long(),
+        "pieces": rest.long(),
     }
-    commit["parents"] = parents = [rest.long() for _ in range(rest.items())]
-    if parents:
-        rest.end_of_items()
-    commit["previous_hash"] = rest.bytes_of(_HASH_BYTES)
-    commit["transaction_id"] = rest.text()
-    commit["intent_hash"] = rest.bytes_of(_HASH_BYTES)
-    commit["transaction_offset"] = rest.long()
-    commit["sequence_offset"] = rest.optional_long()
-    commit["others"] = others = [{"group": rest.text(), "version": rest.long()} for _ in range(rest.items())]
-    if others:
-        rest.end_of_items()
-    commit["author"] = rest.text()
-    commit["message"] = rest.text()
-    commit["type"] = rest.text()
-    commit["committed_at"] = rest.long()
-    commit["occurred_at"] = rest.optional_long()
-    commit["operation"] = rest.text()
-    commit["arguments"] = rest.text()
-    commit["changes"] = changes = [
-        {"table": rest.text(), "key": rest.text(), "row": rest.optional_text()} for _ in range(rest.items())
-    ]
-    if changes:
-        rest.end_of_items()
-    commit["refs"] = refs = [_ref(rest) for _ in range(rest.items())]
-    if refs:
-        rest.end_of_items()
-    commit["schemas"] = schemas = [
-        {"table": rest.text(), "fingerprint": rest.bytes_of(_HASH_BYTES)} for _ in range(rest.items())
-    ]
-    if schemas:
-        rest.end_of_items()
-    commit["piece"] = rest.long()
-    commit["pieces"] = rest.long()
-    rest.end()
-    return commit
+
+
+def _long(rest: _Body) -> int:
+    return rest.long()
+
+
+def _other(rest: _Body) -> Record:
+    return {"group": rest.text(), "version": rest.long()}
+
+
+def _change(rest: _Body) -> Record:
+    return {"table": rest.text(), "key": rest.text(), "row": rest.optional_text()}
 
 
 def _ref(rest: _Body) -> Record:
     kind = rest.long()
     if kind not in (0, 1):
         raise _UnusualError
-    name = rest.text()
     return {
         "kind": "tag" if kind else "branch",
-        "name": name,
+        "name": rest.text(),
         "version": rest.optional_long(),
         "parent": rest.optional_long(),
     }
 
 
+def _schema_met(rest: _Body) -> Record:
+    return {"table": rest.text(), "fingerprint": rest.bytes_of(_HASH_BYTES)}
+
+
 def _outcomes(rest: _Body) -> Outcomes:
-    told = [_told(rest) for _ in range(rest.items())]
-    if told:
-        rest.end_of_items()
-    checkpoint = decode(_CHECKPOINT, rest.remainder()) if rest.branch() else None
-    rest.end()
-    return Outcomes(told, checkpoint)
+    return Outcomes(rest.array(_told), decode(_CHECKPOINT, rest.remainder()) if rest.branch() else None)
 
 
 def _told(rest: _Body) -> Told:
@@ -266,15 +272,48 @@ def _told(rest: _Body) -> Told:
     rest.long()
     if rest.long() not in (0, 1):
         raise _UnusualError
-    parts = rest.items()
-    for _ in range(parts):
-        rest.text()
-        rest.text()
-        rest.long()
-        rest.bytes_of(_HASH_BYTES)
-    if parts:
-        rest.end_of_items()
+    rest.array(_pass_told_part)
     code = rest.text()
     rest.text()
     rest.text()
     return Told(transaction_id, code, rest.since(begin))
+
+
+def _pass_told_part(rest: _Body) -> None:
+    rest.text()
+    rest.text()
+    rest.long()
+    rest.bytes_of(_HASH_BYTES)
+
+
+def _share(rest: _Body) -> Record:
+    return {
+        "sequence_offset": rest.long(),
+        "previous": rest.long(),
+        "intent_hash": rest.bytes_of(_HASH_BYTES),
+        "participants": rest.array(_long),
+        "transaction": _transaction(rest) if rest.branch() else None,
+        "code": rest.text(),
+        "detail": rest.text(),
+        "facts": rest.text(),
+    }
+
+
+def _votes(rest: _Body) -> Record:
+    return {"partition": rest.long(), "votes": rest.array(_vote)}
+
+
+def _vote(rest: _Body) -> Record:
+    return {
+        "sequence_offset": rest.long(),
+        "verdict": rest.text(),
+        "clock": rest.long(),
+        "parts": rest.array(_voted_part),
+        "code": rest.text(),
+        "detail": rest.text(),
+        "facts": rest.text(),
+    }
+
+
+def _voted_part(rest: _Body) -> Record:
+    return {"group": rest.text(), "branch": rest.text(), "version": rest.long()}

@@ -16,9 +16,11 @@ from typing import Any
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from versolog.schemas.codec import Codec, Record
+from versolog.schemas.codec import Codec, frame
 from versolog.schemas.errors import BrokenLog, Unavailable, VersologError
+from versolog.schemas.readings import read_votes
 from versolog.schemas.topics import Topics
+from versolog.schemas.written import vote_body, votes_body
 from versolog.streams.failpoints import reach
 from versolog.streams.participant import Ballot
 from versolog.streams.readers import reader
@@ -31,8 +33,6 @@ RECORDS_AT_ONCE = 1_000
 VOTES_IN_RECORD = 500
 """A vote is small but for its parts, and for a refusal's facts; both are bounded as those of an outcome are."""
 VOTES_BYTES_MAX = 500_000
-PART_BYTES = 16
-"""Of a part, besides its names."""
 CLOSE_TIMEOUT_S = 2.0
 
 Hear = Callable[[Sequence[tuple[Vote, int]]], None]
@@ -108,7 +108,7 @@ class Ballots:
             raise Unavailable(f"the votes of partition {partition} can't be sent: {error}") from error
 
     def _records(self, partition: int, votes: Sequence[Vote]) -> list[bytes]:
-        return [self._codec.write(VOTES, {"partition": partition, "votes": run}) for run in runs(votes)]
+        return [frame(self._schema_id, votes_body(partition, run)) for run in runs(votes)]
 
     def _connected(self) -> Producer:
         return Producer(
@@ -193,7 +193,8 @@ class Ballots:
                 if (error := message.error()) is not None:
                     self._meet(error, listener)
                     continue
-                _, record = self._codec.read(message.value(), VOTES)
+                writer, body = self._codec.opened(message.value(), VOTES)
+                record = read_votes(body, writer)
             except VersologError as unreadable:
                 self._loop.call_soon_threadsafe(self._fail, listener, unreadable)
                 continue
@@ -235,17 +236,15 @@ def _next_offsets(messages: Sequence[Message]) -> dict[tuple[str, int], int]:
     }
 
 
-def runs(votes: Sequence[Vote]) -> list[list[Record]]:
-    """The votes, cut so that each run of them fits a record."""
-    cut: list[list[Record]] = [[]]
+def runs(votes: Sequence[Vote]) -> list[list[bytes]]:
+    """The votes' Avro bodies, cut so that each run of them fits a record."""
+    cut: list[list[bytes]] = [[]]
     size = 0
     for vote in votes:
-        names = sum(len(part.group) + len(part.branch) for part in vote.parts)
-        record = vote.record()
-        vote_bytes = (names + len(record["facts"]) + len(record["detail"])) * 4 + len(vote.parts) * PART_BYTES
-        if len(cut[-1]) == VOTES_IN_RECORD or (cut[-1] and size + vote_bytes > VOTES_BYTES_MAX):
+        body = vote_body(vote.record())
+        if len(cut[-1]) == VOTES_IN_RECORD or (cut[-1] and size + len(body) > VOTES_BYTES_MAX):
             cut.append([])
             size = 0
-        cut[-1].append(record)
-        size += vote_bytes
+        cut[-1].append(body)
+        size += len(body)
     return cut

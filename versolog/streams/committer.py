@@ -24,7 +24,7 @@ from versolog.schemas import codec as avro
 from versolog.schemas.codec import Codec, Record
 from versolog.schemas.errors import BrokenLog, Malformed, Unavailable, VersologError
 from versolog.schemas.limits import RECORD_BYTES_MAX
-from versolog.schemas.readings import read_transaction
+from versolog.schemas.readings import read_share, read_transaction
 from versolog.schemas.topics import Topics
 from versolog.schemas.written import outcomes_body
 from versolog.streams.ballots import Ballots
@@ -414,19 +414,15 @@ class Committer:
             if not self._codec.knows(schema_id):
                 raise Malformed(f"no schema is registered as {schema_id}")
             schema = self._codec.schema_of(schema_id)
-            if schema is TRANSACTION:
-                return Asked(record.offset, clock, intent_hash(body), read_transaction(body), size=len(body))
-            schema, asked = self._codec.read(record.value, TRANSACTION, TICK, SHARE)
+            if schema.name == TRANSACTION.name:
+                return Asked(record.offset, clock, intent_hash(body), read_transaction(body, schema), size=len(body))
+            if schema.name == SHARE.name:
+                return _share_asked(record.offset, clock, read_share(body, schema), len(body))
+            self._codec.read(record.value, TRANSACTION, SHARE, TICK)
+            return None
         except VersologError as fault:
             self._log.warning("poison-record", offset=record.offset, reason=fault.detail)
             return Asked(record.offset, clock, intent_hash(body), None, fault)
-        if schema is TICK:
-            return None
-        if schema is TRANSACTION:
-            return Asked(record.offset, clock, intent_hash(body), asked, size=len(body))
-        share = Share(asked["sequence_offset"], asked["previous"], tuple(asked["participants"]))
-        hash_, whole = asked["intent_hash"], asked["transaction"]
-        return Asked(record.offset, clock, hash_, whole, fault_of(asked), share, len(body))
 
     # Committing, one batch after the other
 
@@ -574,6 +570,11 @@ class Committer:
 
     async def _in_thread(self, blocking: Callable[[], Answer]) -> Answer:
         return await asyncio.get_running_loop().run_in_executor(self._threads, blocking)
+
+
+def _share_asked(offset: int, clock: int, share: Record, size: int) -> Asked:
+    place = Share(share["sequence_offset"], share["previous"], tuple(share["participants"]))
+    return Asked(offset, clock, share["intent_hash"], share["transaction"], fault_of(share), place, size)
 
 
 class _Placed:

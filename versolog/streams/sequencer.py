@@ -22,7 +22,9 @@ from versolog.schemas import codec as avro
 from versolog.schemas.codec import Codec
 from versolog.schemas.errors import BrokenLog, TooLarge, Unavailable, VersologError
 from versolog.schemas.limits import TRANSACTION_BYTES_MAX
+from versolog.schemas.readings import read_transaction
 from versolog.schemas.topics import Topics
+from versolog.schemas.written import share_body
 from versolog.streams.chain import intent_hash
 from versolog.streams.failpoints import reach
 from versolog.streams.readers import reader
@@ -154,7 +156,8 @@ class _Sequencing:
         assert value is None or isinstance(value, bytes)
         transaction, fault = None, None
         try:
-            _, transaction = self._codec.read(value, TRANSACTION)
+            writer, body = self._codec.opened(value, TRANSACTION)
+            transaction = read_transaction(body, writer)
             self._check_size(value or b"")
         except Unavailable:
             raise
@@ -163,7 +166,7 @@ class _Sequencing:
             transaction, fault = None, error
         hash_ = intent_hash((value or b"")[FRAME_BYTES:])
         for partition, share in self._allotment.shares(offset, hash_, transaction, fault).items():
-            body = avro.frame(self._schema_id, avro.encode(SHARE, share))
+            body = avro.frame(self._schema_id, share_body(share))
             run.left += 1
             self._under_way += 1
             self._produce(producer, partition, body, told)
