@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster import eventually
 from versolog import broker
 from versolog.broker import directory as broker_directory
 from versolog.broker.broker import Broker
@@ -252,6 +253,20 @@ def test_a_process_that_ended_and_is_not_reaped_is_not_alive() -> None:
         process.kill()
         assert identity.ended_within(END_S)
         assert process.returncode is None
+
+
+def test_a_process_whose_first_thread_alone_has_ended_is_alive() -> None:
+    code = "import ctypes, threading, time; threading.Thread(target=time.sleep, args=(60,)).start(); "
+    code += "print(flush=True); ctypes.CDLL(None).pthread_exit(None)"
+    with subprocess.Popen(python(code), stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        stat = Path(f"/proc/{process.pid}/stat")
+        eventually(lambda: ") Z " in stat.read_text(), END_S, "its first thread has ended")
+        identity = ProcessIdentity.of(process.pid)
+        assert identity is not None
+        identity.kill()
+        assert not identity.alive
 
 
 @pytest.mark.parametrize("die_with_parent", [True, False])

@@ -30,7 +30,10 @@ class ProcessIdentity:
 
     @classmethod
     def of(cls, pid: int) -> ProcessIdentity | None:
-        """The process that has `pid` now; None if there is none, or only one that ended and waits to be reaped."""
+        """The process that has `pid` now; None if there is none, or only one that ended and waits to be reaped.
+
+        One whose first thread alone has ended goes on: the others keep its ports and files open.
+        """
         try:
             stat = Path(f"/proc/{pid}/stat").read_text()
             boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -38,7 +41,7 @@ class ProcessIdentity:
             return None
         # The second field, the program's name in parentheses, may hold blanks; proc(5) numbers the fields from 1.
         state, *fields_from_4 = stat[stat.rindex(")") + 2 :].split()
-        if state in ("Z", "X"):
+        if state in ("Z", "X") and int(fields_from_4[20 - 4]) <= 1:
             return None
         return cls(pid, f"{boot}/{fields_from_4[22 - 4]}")
 
