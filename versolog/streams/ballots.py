@@ -119,6 +119,8 @@ class Ballots:
                 "acks": "all",
                 "message.timeout.ms": 0,  # for ever: a vote that is lost would leave the others waiting
                 "linger.ms": 0,
+                # What comes while one request is on its way goes into the next: lone ones go at once, many together.
+                "max.in.flight.requests.per.connection": 1,
                 "compression.type": "lz4",
                 "queue.buffering.max.messages": 500_000,
             }

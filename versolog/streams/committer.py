@@ -427,13 +427,19 @@ class Committer:
     # Committing, one batch after the other
 
     async def _commit_batches(self) -> None:
+        """Commit what is decided, again and again. After a batch that is not large it rests as long as that took: when
+        Kafka is busy its transactions take longer, so there are fewer and larger ones, and one alone waits for nobody."""
         participant = self._participant
         assert participant is not None, "recover comes first"
+        rest_until = 0.0
         while self._open.settled or not self._stopping:
             await self._has_work.wait()
             self._has_work.clear()
             if not self._open.settled:
                 continue
+            rest_s = rest_until - time.perf_counter()
+            if rest_s > 0 and self._open.transactions < BATCH_TRANSACTIONS_MIN and not self._stopping:
+                await asyncio.sleep(rest_s)
             batch, self._open = self._open, Batch()
             batch.checkpoint = participant.checkpoint()
             batch.layer = self._overlay.push()
@@ -441,7 +447,9 @@ class Committer:
             reach("batch-decided")
             begun = time.perf_counter()
             await self._in_thread(partial(self._commit, batch))
-            self._tally.committed(self._partition, batch.transactions, time.perf_counter() - begun)
+            ended = time.perf_counter()
+            rest_until = 2 * ended - begun
+            self._tally.committed(self._partition, batch.transactions, ended - begun)
             self._overlay.drop(batch.layer)
             self._stored += len(batch.decisions)
             self._replica.applied(batch.decisions)

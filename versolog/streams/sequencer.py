@@ -251,6 +251,8 @@ class _Sequencing:
                 "acks": "all",
                 "message.timeout.ms": 0,
                 "linger.ms": 0,
+                # What comes while one request is on its way goes into the next: lone ones go at once, many together.
+                "max.in.flight.requests.per.connection": 1,
                 "compression.type": "lz4",
                 "queue.buffering.max.messages": 100_000,
             }
