@@ -53,6 +53,8 @@ UNDECIDED_MAX = 2_000
 """Transactions that may wait, for a turn or for votes; with as many, the partition's transactions are held back. Its
 votes are not, so what waits goes on."""
 UNDECIDED_BYTES_MAX = 32 * 1024 * 1024
+REST_MAX_S = 0.2
+"""Between small batches. A commit can take seconds, where Kafka is away; what comes after it is not to wait for that."""
 KAFKA_TRANSACTION_TIMEOUT_MS = 10_000
 COMMIT_TIMEOUT_S = 15.0
 FENCE_TIMEOUT_S = 30.0
@@ -427,17 +429,18 @@ class Committer:
     # Committing, one batch after the other
 
     async def _commit_batches(self) -> None:
-        """Commit what is decided, again and again. After a batch that is not large it rests as long as that took: when
-        Kafka is busy its transactions take longer, so there are fewer and larger ones, and one alone waits for nobody."""
+        """Commit what is decided, again and again. It rests as long as a commit took, unless a large batch is at hand:
+        when Kafka is busy its transactions take longer, so there are fewer and larger ones, and one alone waits for
+        nobody."""
         participant = self._participant
         assert participant is not None, "recover comes first"
-        rest_until = 0.0
+        rest_until_s = 0.0
         while self._open.settled or not self._stopping:
             await self._has_work.wait()
             self._has_work.clear()
             if not self._open.settled:
                 continue
-            rest_s = rest_until - time.perf_counter()
+            rest_s = rest_until_s - time.perf_counter()
             if rest_s > 0 and self._open.transactions < BATCH_TRANSACTIONS_MIN and not self._stopping:
                 await asyncio.sleep(rest_s)
             batch, self._open = self._open, Batch()
@@ -448,7 +451,7 @@ class Committer:
             begun = time.perf_counter()
             await self._in_thread(partial(self._commit, batch))
             ended = time.perf_counter()
-            rest_until = 2 * ended - begun
+            rest_until_s = ended + min(ended - begun, REST_MAX_S)
             self._tally.committed(self._partition, batch.transactions, ended - begun)
             self._overlay.drop(batch.layer)
             self._stored += len(batch.decisions)
