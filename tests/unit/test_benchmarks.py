@@ -132,10 +132,20 @@ def _texts(svg: str) -> list[str]:
     return [(text.text or "").strip() for text in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
 
 
+def _width(svg: str, color: str) -> float:
+    """Of the one bar that is filled with that color."""
+    paths = ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}path")
+    (bar,) = (path.attrib["d"] for path in paths if f"fill: {color}" in path.attrib.get("style", ""))
+    places = [float(x) for x, _ in re.findall(r"([\d.]+) ([\d.]+)", bar)]
+    return max(places) - min(places)
+
+
 def test_the_picture_of_speeds_has_a_bar_for_each_side_of_each_comparison() -> None:
     svg = pictures.speeds(_results())
     assert [text.split() for text in _texts(svg)] == [["12,500/s", "versolog"], ["70,000/s", "raw"], ["commits"]]
     assert svg == pictures.speeds(_results())
+    ours, raw = (_width(svg, color) for color in (pictures.OURS, pictures.OTHERS))
+    assert ours / raw == pytest.approx(12_500 / 70_000, rel=0.01)
 
 
 def test_the_picture_of_growth_has_a_line_for_each_question_and_a_panel_for_what_grows() -> None:
