@@ -76,4 +76,4 @@ bench: setup
 
 clean:
 	rm -rf $(VENV) versolog-data .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
-	find versolog versolog__mypyc*.so -name '*.so' -delete 2>/dev/null || true
+	rm -f versolog__mypyc*.so versolog/*/*.so

@@ -29,11 +29,11 @@ from versolog.schemas.errors import Malformed, VersologError
 from versolog.schemas.topics import Topics
 from versolog.streams.chain import intent_hash
 from versolog.streams.committer import Progress, Written
-from versolog.streams.decide import COMMIT, Asked, Decision
+from versolog.streams.decide import COMMIT, Asked, Decision, asked_by_share
 from versolog.streams.overlay import Overlay
 from versolog.streams.participant import Participant
 from versolog.streams.runtime import HttpServer
-from versolog.streams.shares import Allotment, Share, fault_of
+from versolog.streams.shares import Allotment
 
 PARTITIONS = 2
 NO_KAFKA = {"bootstrap.servers": "127.0.0.1:1", "log_level": 0}
@@ -114,11 +114,7 @@ class ListedLog:
             participant = self._participants[number]
             clock = participant.place(participant.next_offset, self._clock_ms())
             assert clock is not None
-            place = Share(share["sequence_offset"], share["previous"], tuple(share["participants"]))
-            fault = fault_of(share)
-            participant.take(
-                Asked(participant.next_offset - 1, clock, share["intent_hash"], share["transaction"], fault, place)
-            )
+            participant.take(asked_by_share(participant.next_offset - 1, clock, share, 0))
         self._settle()
 
     def _decide(self, number: int, value: bytes) -> None:

@@ -17,10 +17,10 @@ from tests.nothing import NOTHING
 from tests.simulator.intents import SEQUENCE, Clients, Intent, Known
 from versolog.schemas import codec
 from versolog.schemas.codec import Record
-from versolog.streams.decide import OUTCOME, Asked, Decision, fold
+from versolog.streams.decide import OUTCOME, Asked, Decision, asked_by_share, fold
 from versolog.streams.overlay import Layer, Overlay
 from versolog.streams.participant import Ballot, Job, Participant, Undecided
-from versolog.streams.shares import SHARE, VOTES, Allotment, Share, Vote, fault_of
+from versolog.streams.shares import SHARE, VOTES, Allotment, Vote
 from versolog.streams.state import Level
 
 CHECKPOINT = codec.schema("Checkpoint")
@@ -620,8 +620,7 @@ def asked_of(entry: Entry, offset: int, clock: int) -> Asked | None:
     share = entry.share
     if share is None:
         return None
-    place = Share(share["sequence_offset"], share["previous"], tuple(share["participants"]))
-    return Asked(offset, clock, share["intent_hash"], share["transaction"], fault_of(share), place, SHARE_BYTES)
+    return asked_by_share(offset, clock, share, SHARE_BYTES)
 
 
 def _store(store: Overlay, batch: Batch) -> None:

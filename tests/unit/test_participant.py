@@ -13,10 +13,10 @@ from versolog.schemas import codec, limits
 from versolog.schemas.outcome import Outcome
 from versolog.schemas.topics import partition_of
 from versolog.streams.chain import intent_hash
-from versolog.streams.decide import OUTCOME, Asked, Decision, fold
+from versolog.streams.decide import OUTCOME, Asked, Decision, asked_by_share, fold
 from versolog.streams.overlay import Overlay
 from versolog.streams.participant import Ballot, Participant
-from versolog.streams.shares import COMMIT, REFUSE, REPEAT, Allotment, Share, Vote, fault_of
+from versolog.streams.shares import COMMIT, REFUSE, REPEAT, Allotment, Vote
 from versolog.streams.transaction import Transaction
 
 PARTITIONS = 3
@@ -86,9 +86,7 @@ class Side:
         if isinstance(asked, Transaction):
             self.participant.take(Asked(offset, clock, intent_hash(asked.intent()), asked.record(), size=100))
             return
-        place = Share(asked["sequence_offset"], asked["previous"], tuple(asked["participants"]))
-        fault = fault_of(asked)
-        self.participant.take(Asked(offset, clock, asked["intent_hash"], asked["transaction"], fault, place, 100))
+        self.participant.take(asked_by_share(offset, clock, asked, 100))
 
     def hear(self, vote: Vote) -> None:
         self.votes.append(vote)

@@ -17,12 +17,12 @@ from versolog.projections.partition import Partition
 from versolog.projections.rocks import Memory, StoreUnusable
 from versolog.projections.store import Store
 from versolog.projections.tail import (
+    COMMIT,
     OUTCOME,
     REQUEST_TIMEOUT_S,
     Ends,
     Followed,
     OtherLog,
-    COMMIT,
     Tail,
     catch_up,
     reader,

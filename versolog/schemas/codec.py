@@ -138,25 +138,21 @@ class Codec:
         """`record` framed."""
         return frame(self.id_of(schema), encode(schema, record))
 
-    def opened(self, value: bytes | None, wanted: Schema) -> tuple[Schema, bytes]:
-        """The schema that the record of the `wanted` type in `value` was written with, and its body. Raises Malformed."""
+    def opened(self, value: bytes | None, *wanted: Schema) -> tuple[Schema, bytes]:
+        """The schema that the record in `value`, which is of one of the `wanted` types, was written with, and its body.
+        Raises Malformed."""
         schema_id, body = unframe(value)
         writer = self.schema_of(schema_id)
-        if writer is not wanted and writer.name != wanted.name:
-            raise Malformed(f"the record is a {writer.name}; {wanted.name} is wanted here")
+        if not any(writer.name == candidate.name for candidate in wanted):
+            names = " or ".join(candidate.name for candidate in wanted)
+            raise Malformed(f"the record is a {writer.name}; {names} is wanted here")
         return writer, body
 
     def read(self, value: bytes | None, *wanted: Schema) -> tuple[Schema, Record]:
         """The record in `value` and which of the `wanted` types it is. Raises Malformed."""
-        schema_id, body = unframe(value)
-        writer = self.schema_of(schema_id)
-        for candidate in wanted:
-            if writer is candidate:
-                return candidate, decode(candidate, body)
-            if writer.name == candidate.name:
-                return candidate, decode(candidate, body, writer=writer)
-        names = " or ".join(candidate.name for candidate in wanted)
-        raise Malformed(f"the record is a {writer.name}; {names} is wanted here")
+        writer, body = self.opened(value, *wanted)
+        ours = next(candidate for candidate in wanted if candidate.name == writer.name)
+        return ours, decode(ours, body, writer=writer)
 
 
 def _ours_or(registered: Schema) -> Schema:

@@ -46,26 +46,22 @@ class Outcomes(NamedTuple):
 
 def read_transaction(body: bytes, writer: Schema = _TRANSACTION) -> Record:
     """The Transaction in an Avro body written with `writer`. Raises Malformed."""
-    read = _by_hand(_transaction, body) if writer is _TRANSACTION else None
-    return decode(_TRANSACTION, body, writer=writer) if read is None else read
+    return _record(_TRANSACTION, _transaction, body, writer)
 
 
 def read_commit(body: bytes, writer: Schema = _COMMIT) -> Record:
     """The Commit in an Avro body written with `writer`. Raises Malformed."""
-    read = _by_hand(_commit, body) if writer is _COMMIT else None
-    return decode(_COMMIT, body, writer=writer) if read is None else read
+    return _record(_COMMIT, _commit, body, writer)
 
 
 def read_share(body: bytes, writer: Schema = _SHARE) -> Record:
     """The Share in an Avro body written with `writer`. Raises Malformed."""
-    read = _by_hand(_share, body) if writer is _SHARE else None
-    return decode(_SHARE, body, writer=writer) if read is None else read
+    return _record(_SHARE, _share, body, writer)
 
 
 def read_votes(body: bytes, writer: Schema = _VOTES) -> Record:
     """The Votes in an Avro body written with `writer`. Raises Malformed."""
-    read = _by_hand(_votes, body) if writer is _VOTES else None
-    return decode(_VOTES, body, writer=writer) if read is None else read
+    return _record(_VOTES, _votes, body, writer)
 
 
 def read_outcomes(body: bytes, writer: Schema = _OUTCOMES) -> Outcomes:
@@ -76,6 +72,12 @@ def read_outcomes(body: bytes, writer: Schema = _OUTCOMES) -> Outcomes:
     record = decode(_OUTCOMES, body, writer=writer)
     told = [Told(result["transaction_id"], result["code"], outcome_body(result)) for result in record["results"]]
     return Outcomes(told, record["checkpoint"])
+
+
+def _record(ours: Schema, read: Callable[[_Body], Record], body: bytes, writer: Schema) -> Record:
+    """The record by hand where it is as our writers write it, and else by the library."""
+    record = _by_hand(read, body) if writer is ours else None
+    return decode(ours, body, writer=writer) if record is None else record
 
 
 class _UnusualError(Exception):

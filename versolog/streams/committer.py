@@ -29,12 +29,12 @@ from versolog.schemas.topics import Topics
 from versolog.schemas.written import outcomes_body
 from versolog.streams.ballots import Ballots
 from versolog.streams.chain import intent_hash
-from versolog.streams.decide import COMMIT, Asked, Decision, is_lengthy
+from versolog.streams.decide import COMMIT, Asked, Decision, asked_by_share, is_lengthy
 from versolog.streams.failpoints import reach
 from versolog.streams.lanes import Record as LogRecord
 from versolog.streams.overlay import Layer, Overlay
 from versolog.streams.participant import Job, Participant
-from versolog.streams.shares import SHARE, Share, Vote, fault_of
+from versolog.streams.shares import SHARE, Vote
 from versolog.streams.state import State
 
 TRANSACTION = avro.schema("Transaction")
@@ -419,7 +419,7 @@ class Committer:
             if schema.name == TRANSACTION.name:
                 return Asked(record.offset, clock, intent_hash(body), read_transaction(body, schema), size=len(body))
             if schema.name == SHARE.name:
-                return _share_asked(record.offset, clock, read_share(body, schema), len(body))
+                return asked_by_share(record.offset, clock, read_share(body, schema), len(body))
             self._codec.read(record.value, TRANSACTION, SHARE, TICK)
             return None
         except VersologError as fault:
@@ -581,11 +581,6 @@ class Committer:
 
     async def _in_thread(self, blocking: Callable[[], Answer]) -> Answer:
         return await asyncio.get_running_loop().run_in_executor(self._threads, blocking)
-
-
-def _share_asked(offset: int, clock: int, share: Record, size: int) -> Asked:
-    place = Share(share["sequence_offset"], share["previous"], tuple(share["participants"]))
-    return Asked(offset, clock, share["intent_hash"], share["transaction"], fault_of(share), place, size)
 
 
 class _Placed:

@@ -30,7 +30,7 @@ from versolog.streams.changes import Line
 from versolog.streams.invariants import keep_checks
 from versolog.streams.operations import LENGTHY, Effect, Ground, perform
 from versolog.streams.overlay import Overlay
-from versolog.streams.shares import Share, VotedPart, too_many_groups
+from versolog.streams.shares import Share, VotedPart, fault_of, too_many_groups
 from versolog.streams.state import MAIN, NO_HASH, Branch, Head, State
 from versolog.streams.versions import levels, unknown_branch
 
@@ -62,6 +62,12 @@ class Asked(NamedTuple):
     the parts of this partition."""
     size: int = 0
     """The bytes of the record."""
+
+
+def asked_by_share(offset: int, clock: int, share: Record, size: int) -> Asked:
+    """The share in a record of the transactions topic as deciding sees it; `size` is the record's."""
+    place = Share(share["sequence_offset"], share["previous"], tuple(share["participants"]))
+    return Asked(offset, clock, share["intent_hash"], share["transaction"], fault_of(share), place, size)
 
 
 _WRITE = Effect()

@@ -38,35 +38,32 @@ class Overlay:
     """A State over `base`: layers are added on top as batches are decided and taken off the bottom once stored."""
 
     def __init__(self, base: State, layers: Sequence[Layer] = ()) -> None:
+        """`layers` are those that stand above the base already, the newest first."""
         self._base = base
-        self._layers: tuple[Layer, ...] = (*layers, Layer())
-        """Only the last one changes."""
-        self._newest_first = self._layers[::-1]
+        self._layers: tuple[Layer, ...] = (Layer(), *layers)
+        """The newest first; only that one changes."""
         self._prefetched: dict[str, bytes | None] = {}
 
     @property
     def top(self) -> Layer:
         """The layer that decisions go into."""
-        return self._layers[-1]
+        return self._layers[0]
 
     def push(self) -> Layer:
         """Close the top layer and open another above it; returns the closed one."""
         closed = self.top
-        self._set((*self._layers, Layer()))
+        self._layers = (Layer(), *self._layers)
         return closed
 
     def drop(self, layer: Layer) -> None:
         """Take off the layers from the bottom to this one, whose content the store holds now."""
-        self._set(self._layers[self._layers.index(layer) + 1 :])
-
-    def _set(self, layers: tuple[Layer, ...]) -> None:
-        self._layers, self._newest_first = layers, layers[::-1]
+        self._layers = self._layers[: self._layers.index(layer)]
 
     def snapshot(self) -> Overlay:
         """The state as it is now, for another thread to ask while this one goes on. It does not follow the changes of
         what is not held."""
         self.push()
-        return Overlay(self._base, self._layers[:-1])
+        return Overlay(self._base, self._layers[1:])
 
     def prefetch(self, transaction_ids: Sequence[str], outcomes: Sequence[bytes | None]) -> None:
         """Take the store's answers for the ids that are decided next, in place of the former ones."""
@@ -123,13 +120,13 @@ class Overlay:
     # The questions of State, each asked of the layers from the newest down and then of the store.
 
     def head(self, group: str) -> Head | None:
-        for layer in self._newest_first:
+        for layer in self._layers:
             if (found := layer.heads.get(group)) is not None:
                 return found
         return self._base.head(group)
 
     def branch(self, group: str, name: str) -> Branch | None:
-        for layer in self._newest_first:
+        for layer in self._layers:
             if (group, name) in layer.branch_names:
                 branch_id = layer.branch_names[group, name]
                 return None if branch_id is None else self.branch_by_id(group, branch_id)
@@ -137,7 +134,7 @@ class Overlay:
         return None if stored is None else self.branch_by_id(group, stored.id)
 
     def branch_by_id(self, group: str, branch_id: int) -> Branch | None:
-        for layer in self._newest_first:
+        for layer in self._layers:
             if (found := layer.branches.get((group, branch_id))) is not None:
                 return found
         return self._base.branch_by_id(group, branch_id)
@@ -149,20 +146,20 @@ class Overlay:
         return [branch for branch in found if branch is not None]
 
     def tag(self, group: str, name: str) -> int | None:
-        for layer in self._newest_first:
+        for layer in self._layers:
             if (group, name) in layer.tags:
                 return layer.tags[group, name]
         return self._base.tag(group, name)
 
     def tags(self, group: str) -> dict[str, int]:
         tags: dict[str, int | None] = dict(self._base.tags(group))
-        for layer in self._layers:
+        for layer in reversed(self._layers):
             tags.update({name: version for (of_group, name), version in layer.tags.items() if of_group == group})
         return {name: version for name, version in sorted(tags.items()) if version is not None}
 
     def row(self, group: str, level: Level, table: str, key: str) -> Row | None:
         branch_id, upto = level
-        for layer in self._newest_first:
+        for layer in self._layers:
             states = layer.rows.get((group, branch_id, table, key))
             if states is not None:
                 if states[-1].version <= upto:
@@ -194,7 +191,7 @@ class Overlay:
                 yield key, found
 
     def commit(self, group: str, version: int) -> dict[str, Any] | None:
-        for layer in self._newest_first:
+        for layer in self._layers:
             commits = layer.commits.get(group)
             if commits and version >= commits[0]["version"]:
                 index = version - commits[0]["version"]
@@ -202,7 +199,7 @@ class Overlay:
         return self._base.commit(group, version)
 
     def step(self, group: str, version: int) -> Step | None:
-        for layer in self._newest_first:
+        for layer in self._layers:
             commits = layer.commits.get(group)
             if commits and version >= commits[0]["version"]:
                 commit = self.commit(group, version)
@@ -212,7 +209,7 @@ class Overlay:
     def line(self, group: str, name: str, upto: int) -> Level | None:
         stored = self._base.head(group)
         level = None if stored is None else self._base.line(group, name, min(upto, stored.version))
-        for layer in self._layers:
+        for layer in reversed(self._layers):
             for commit in layer.commits.get(group, ()):
                 if commit["version"] > upto:
                     break
@@ -220,13 +217,13 @@ class Overlay:
         return level
 
     def joins(self, group: str, level: Level) -> Iterator[Join]:
-        for layer in self._newest_first:
+        for layer in self._layers:
             joins = layer.joins.get((group, level.branch), ())
             yield from (join for join in reversed(joins) if join.version <= level.upto)
         yield from self._base.joins(group, level)
 
     def version_at(self, group: str, time_ms: int) -> int:
-        for layer in self._newest_first:
+        for layer in self._layers:
             commits = layer.commits.get(group)
             if commits and commits[0]["committed_at"] <= time_ms:
                 after = bisect_right(commits, time_ms, key=lambda commit: commit["committed_at"])
@@ -234,7 +231,7 @@ class Overlay:
         return self._base.version_at(group, time_ms)
 
     def outcome(self, transaction_id: str) -> bytes | None:
-        for layer in self._newest_first:
+        for layer in self._layers:
             if (found := layer.outcomes.get(transaction_id)) is not None:
                 return found
         if transaction_id in self._prefetched:
