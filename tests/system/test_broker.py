@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+from confluent_kafka import Consumer, IsolationLevel, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
 
 from versolog import broker
 from versolog.broker.broker import Broker
@@ -40,7 +40,7 @@ def make_topic(bootstrap: str) -> None:
 
 
 def write(bootstrap: str, values: list[bytes]) -> None:
-    """Write in one Kafka transaction, with acknowledgement."""
+    """Write in one Kafka transaction, and wait until readers may have it: its answer may come before its marker."""
     producer = Producer(
         {
             "bootstrap.servers": bootstrap,
@@ -54,6 +54,17 @@ def write(bootstrap: str, values: list[bytes]) -> None:
     for value in values:
         producer.produce(TOPIC, value)
     producer.commit_transaction(WAIT_S)
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    ends = time.monotonic() + WAIT_S
+    while _end(admin, IsolationLevel.READ_COMMITTED) < _end(admin, IsolationLevel.READ_UNCOMMITTED):
+        assert time.monotonic() < ends, "the transaction stays open"
+        time.sleep(0.02)
+
+
+def _end(admin: AdminClient, isolation: IsolationLevel) -> int:
+    latest = {TopicPartition(TOPIC, 0): OffsetSpec.latest()}
+    (found,) = admin.list_offsets(latest, isolation_level=isolation).values()
+    return int(found.result(WAIT_S).offset)
 
 
 def read(bootstrap: str) -> list[bytes]:
