@@ -3,11 +3,12 @@
 # make up      Kafka, a worker and the HTTP API, until Ctrl-C
 # make test    all tests, on a real Kafka
 # make check   format, lint, types, import rules
-# make bench   benchmarks beside raw librdkafka
+# make bench   benchmarks beside raw librdkafka, Faust and Quix Streams
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+QUIX ?= .venv-quix
 DAYS ?= 3
 PYTEST_ARGS ?=
 
@@ -71,9 +72,16 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: setup
-	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+# Quix Streams wants another confluent-kafka than versolog does.
+$(QUIX)/.installed: benchmarks/peers/requirements.txt
+	@echo "· setting up $(QUIX) for Quix Streams, which is measured beside versolog"
+	@test -x $(QUIX)/bin/python || $(PYTHON) -m venv $(QUIX)
+	@$(QUIX)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+bench: setup $(QUIX)/.installed
+	VERSOLOG_QUIX_PYTHON=$(QUIX)/bin/python $(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 clean:
-	rm -rf $(VENV) versolog-data .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(QUIX) versolog-data .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	rm -f versolog__mypyc*.so versolog/*/*.so

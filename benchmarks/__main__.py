@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import commits, machine, pictures, replays, report, served, spanning, versioning
+from benchmarks import commits, counters, machine, outages, pictures, replays, report, served, spanning, versioning
 from benchmarks.bench import Bench, Sizes
 from benchmarks.measured import Result, WrongResultError
 from versolog.broker import Broker
@@ -23,12 +23,14 @@ README, REFERENCE, SPEEDS, GROWTH, FLAMES, RESULTS = (
 
 BENCHMARKS: dict[str, Callable[[Bench], Iterator[Result]]] = {
     "commits": commits.measure,
+    "counters": counters.measure,
     "replay": replays.measure,
     "http": served.measure,
     "versioning": versioning.measure,
     "spanning": spanning.measure,
+    "outages": outages.measure,
 }
-LENGTHY = ("spanning",)
+LENGTHY = ("spanning", "outages")
 """Left out unless they are named."""
 
 

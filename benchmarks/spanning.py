@@ -92,7 +92,7 @@ def _transactions(count: int, share: float, skewed: bool, seed: int) -> list[Tra
 
 
 @contextmanager
-def _cluster(bench: Bench, name: str) -> Iterator[Cluster]:
+def cluster_of(bench: Bench, name: str) -> Iterator[Cluster]:
     directory = bench.scratch / name
     directory.mkdir()
     cluster = Cluster(bench.bootstrap, directory, partitions=PARTITIONS, prefix=f"{name}.")
@@ -105,7 +105,7 @@ def _cluster(bench: Bench, name: str) -> Iterator[Cluster]:
 
 def _decided_per_s(bench: Bench, transactions: Sequence[Transaction], workers: int) -> float:
     """From when all partitions are owned until all is decided."""
-    with _cluster(bench, f"spanning-{time.monotonic_ns()}") as cluster:
+    with cluster_of(bench, f"spanning-{time.monotonic_ns()}") as cluster:
         with cluster.producer() as producer:
             for tx in transactions:
                 producer.send(tx)
@@ -149,7 +149,7 @@ def _latencies(bench: Bench, per_s: float) -> Iterator[Result]:
     p50: list[float] = []
     p99: list[float] = []
     for number in bench.rounds(f"one transaction over two partitions, at {per_s:,.0f}/s"):
-        with _cluster(bench, f"paced-{number}") as cluster:
+        with cluster_of(bench, f"paced-{number}") as cluster:
             for name in ("w1", "w2"):
                 cluster.start(name, VERSOLOG_FOLLOW="none")
             cluster.owned()
