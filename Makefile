@@ -1,7 +1,7 @@
 # make setup   an environment with everything in .venv, the hot modules compiled (VERSOLOG_PURE=1: as they are)
 # make demo    the main job on real flights (DAYS=365 for the whole year)
 # make up      Kafka, a worker and the HTTP API, until Ctrl-C
-# make test    all tests, on a real Kafka
+# make test    all tests, on a real Kafka (JOBS=2 at once)
 # make check   format, lint, types, import rules
 # make bench   benchmarks beside raw librdkafka, Faust and Quix Streams
 
@@ -11,6 +11,7 @@ BIN := $(VENV)/bin
 QUIX ?= .venv-quix
 DAYS ?= 3
 PYTEST_ARGS ?=
+JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up test test-pure test-crash test-git test-simulator test-live test-full check format bench clean
@@ -36,7 +37,7 @@ up: setup
 	@$(BIN)/versolog up
 
 test: setup
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 # The tests that need no Kafka, from the sources although compiled modules are there.
 test-pure: setup

@@ -80,7 +80,7 @@ def send_until(over: threading.Event, traffic: Traffic) -> list[Sent]:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    ("seed", "for_s"), [(1, 20), *(pytest.param(seed, 120, marks=pytest.mark.slow) for seed in range(2, 6))]
+    ("seed", "for_s"), [(1, 10), *(pytest.param(seed, 120, marks=pytest.mark.slow) for seed in range(2, 6))]
 )
 def test_whatever_happens_the_log_adds_up_and_all_stores_agree(
     new_cluster: Callable[..., Cluster], own_broker: RealBroker, seed: int, for_s: float
