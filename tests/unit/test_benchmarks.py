@@ -319,7 +319,10 @@ def test_the_machine_is_looked_at() -> None:
 def test_the_command_knows_its_benchmarks(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         command.main(["nonesuch"])
-    assert "there is no benchmark nonesuch; there are commits, counters, replay, http, versioning" in capsys.readouterr().err
+    assert (
+        "there is no benchmark nonesuch; there are commits, counters, replay, http, versioning"
+        in capsys.readouterr().err
+    )
     with pytest.raises(SystemExit):
         command.main(["commits", "--reference"])
     assert "the reference has all benchmarks in it" in capsys.readouterr().err
