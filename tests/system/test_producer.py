@@ -340,12 +340,19 @@ def test_a_broker_that_restarts_loses_and_doubles_nothing(own_broker: RealBroker
     assert sorted(ids_in(read_all(own_broker, topics))) == sorted(sent.id for sent in sents)
 
 
-def test_a_delivery_that_fails_is_told_once_and_can_be_repeated(own_broker: RealBroker) -> None:
+def test_a_delivery_that_fails_is_told_once_and_can_be_repeated(
+    own_broker: RealBroker, caplog: pytest.LogCaptureFixture
+) -> None:
     topics = made_topics(own_broker)
     settings = {"message.timeout.ms": 3_000}
     p = Producer(own_broker.bootstrap, prefix=topics.prefix, settings=settings)
-    p.send(put()).result()
+    undecided = p.send(put())
+    undecided.result()
     own_broker.kill()
+    with pytest.raises(Undecided):
+        undecided.outcome(2)
+    complaints = [record for record in caplog.records if "reading topic" in record.getMessage()]
+    assert [record.levelname for record in complaints] == ["WARNING"], "one, and not one for each try to connect"
     asked, unasked, other = (p.send(put(id=name)) for name in ("asked", "unasked", "other"))
     for wait in (asked.result, asked.outcome):
         with pytest.raises(Unavailable, match="sending the same again is safe"):

@@ -29,6 +29,8 @@ POLL_S = 0.02
 RECORDS_AT_ONCE = 200
 FLOORS_TIMEOUT_S = 10.0
 RETRY_AFTER_S = 0.05
+COMPLAIN_EVERY_S = 10.0
+"""librdkafka tells of each try to connect, ten a second and more while a broker is away."""
 DEAD_MAX = 10_000
 """So many decisions that nobody holds any more are forgotten together."""
 
@@ -72,6 +74,7 @@ class OutcomeReader:
         self.floors = [0] * partitions
         """For each partition an offset below which the outcome of nothing sent from now on can stand."""
         self.trouble = ""
+        self._complained_s = float("-inf")
         self._wait_for_floors()
 
     def expect(self, intent_hash: bytes, home: int) -> Decision:
@@ -225,7 +228,10 @@ class OutcomeReader:
 
     def _complain(self, error: Any) -> None:
         self.trouble = f"reading outcomes: {error.str()}"
-        logger.warning("reading topic %s: %s", self._topic, error)
+        quiet = time.monotonic() - self._complained_s < COMPLAIN_EVERY_S
+        logger.log(logging.DEBUG if quiet else logging.WARNING, "reading topic %s: %s", self._topic, error)
+        if not quiet:
+            self._complained_s = time.monotonic()
 
 
 def _raise_floor(floors: list[int], partition: int, answered: Future[ListOffsetsResultInfo]) -> None:
