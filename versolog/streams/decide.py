@@ -29,9 +29,10 @@ from versolog.streams.chain import commit_hash
 from versolog.streams.changes import Line
 from versolog.streams.invariants import keep_checks
 from versolog.streams.operations import LENGTHY, Effect, Ground, perform
-from versolog.streams.overlay import Overlay
+from versolog.streams.overlay import Overlay, Rows, rows_of
 from versolog.streams.shares import Share, VotedPart, fault_of, too_many_groups
 from versolog.streams.state import MAIN, NO_HASH, Branch, Head, State
+from versolog.streams.turns import give_way
 from versolog.streams.versions import levels, unknown_branch
 
 COMMIT = codec.schema("Commit")
@@ -88,10 +89,12 @@ class Piece:
 class Sealed:
     """A commit with its place in the chain: whole, and as the pieces that are written."""
 
-    __slots__ = ("hash", "pieces", "whole")
+    __slots__ = ("hash", "pieces", "rows", "whole")
 
     def __init__(self, whole: Record, pieces: list[Piece], hash: bytes) -> None:
         self.whole = whole
+        self.rows: Rows | None = None
+        """As a layer holds them, where they are many: made ahead, so that folding them takes a moment."""
         self.pieces = pieces
         self.hash = hash
 
@@ -231,7 +234,8 @@ def _is_name(what: str, name: str) -> bool:
 def fold(overlay: Overlay, decision: Decision) -> None:
     """Fold what was decided into the top layer of `overlay`."""
     for sealed in decision.commits:
-        overlay.apply(sealed.whole, sealed.hash)
+        rows, sealed.rows = sealed.rows, None  # the layer's from here on
+        overlay.apply(sealed.whole, sealed.hash, rows)
     if decision.transaction_id and not decision.repeated:
         overlay.remember(decision.transaction_id, decision.outcome)
 
@@ -427,7 +431,9 @@ def _seal(
         hash_ = commit_hash(COMMIT.fingerprint, body)
         return Sealed(whole, [Piece(whole, body, hash_)], hash_)
     pieces = _cut(whole)
-    return Sealed(whole, pieces, pieces[-1].hash)
+    sealed = Sealed(whole, pieces, pieces[-1].hash)
+    sealed.rows = rows_of(whole)
+    return sealed
 
 
 def _parents(effect: Effect, branch: Branch, version: int) -> list[int]:
@@ -451,6 +457,7 @@ def _cut(whole: Record) -> list[Piece]:
     pieces: list[Piece] = []
     previous = whole["previous_hash"]
     for number, changes in enumerate(runs, start=1):
+        give_way()
         record = {**whole, "changes": changes, "previous_hash": previous, "piece": number, "pieces": len(runs)}
         if number > 1:
             record |= {"arguments": "", "refs": []}

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from versolog.streams.state import Join, Level, State, Step
+from versolog.streams.turns import ITEMS_A_TURN, give_way
 from versolog.streams.versions import MERGE, Touched, first_parent, standing, touched
 
 
@@ -95,8 +96,11 @@ def differing(state: State, group: str, one: int, other: int, *, changes_max: in
 
 def _brought(state: State, group: str, base: int, tip: int, changes_max: int | None) -> Touched:
     rows: set[tuple[str, str]] = set()
-    looked_at = 0
+    looked_at = turn = 0
     for step in missing_from(state, group, tip, [base] if base else []):
+        if looked_at > turn:
+            give_way()
+            turn = looked_at + ITEMS_A_TURN
         if changes_max is not None and looked_at > changes_max:
             return Touched(rows, complete=False)
         if len(step.parents) < 2:

@@ -18,6 +18,7 @@ from versolog.streams.graph import brought, is_fast_forward, merge_bases, node
 from versolog.streams.merge import UNKNOWN, Merge, Resolution, Rules, Settling, Spot
 from versolog.streams.settings import RULES_OF_SETTINGS, check_settings, merge_rules
 from versolog.streams.state import DERIVED_TABLES, SETTINGS_TABLE, Level, State, Step
+from versolog.streams.turns import ITEMS_A_TURN, give_way
 from versolog.streams.versions import (
     At,
     first_parent,
@@ -236,11 +237,11 @@ def merge_onto(line: Line, places: Iterable[Place], base: Side, theirs: Side, se
     rows is not merged: it is made of the merged rows.
     """
     merged = Merged()
-    merged_places = (place for place in places if place[0] not in DERIVED_TABLES)
-    ordered = sorted(merged_places, key=lambda place: (place[0] != SETTINGS_TABLE, place))
+    ordered = _ordered(places)
     ours = _Ours(line)
     merges: dict[str, Merge] = {}
     for start in range(0, len(ordered), ROWS_AT_ONCE):
+        give_way()
         some = ordered[start : start + ROWS_AT_ONCE]
         merged.rows += len(some)
         for place, before, one, other in zip(some, base.rows(some), ours.rows(some), theirs.rows(some), strict=True):
@@ -256,6 +257,22 @@ def merge_onto(line: Line, places: Iterable[Place], base: Side, theirs: Side, se
                 if table == SETTINGS_TABLE and result is not None:
                     check_settings(key, row_from_text(result))
     return merged
+
+
+def _ordered(places: Iterable[Place]) -> list[Place]:
+    """The settings first, then by table and key; without what follows from the rows."""
+    keys: dict[str, list[str]] = {}
+    for number, (table, key) in enumerate(places):
+        if number % ITEMS_A_TURN == 0:
+            give_way()
+        keys.setdefault(table, []).append(key)
+    tables = sorted(keys.keys() - DERIVED_TABLES, key=lambda table: (table != SETTINGS_TABLE, table))
+    ordered: list[Place] = []
+    for table in tables:
+        give_way()
+        keys[table].sort()
+        ordered += [(table, key) for key in keys[table]]
+    return ordered
 
 
 def _merged(merge: Merge, place: Place, rows: tuple[Any, Any, Any], sides: tuple[Side, Side]) -> bytes | None:

@@ -10,9 +10,14 @@ from typing import Any
 
 from versolog.schemas.codec import Record
 from versolog.streams.state import Branch, Head, Join, Level, Row, State, Step
+from versolog.streams.turns import ITEMS_A_TURN, give_way
 from versolog.streams.versions import branches_after, joined, moves_head
 
 _version_of = itemgetter(0)
+
+
+Rows = dict[tuple[str, int, str, str], list[Row]]
+"""By group, branch, table and key: the states in order of version."""
 
 
 @dataclass(slots=True, eq=False)
@@ -24,14 +29,28 @@ class Layer:
     branch_names: dict[tuple[str, str], int | None] = field(default_factory=dict)
     """Of what was created, deleted or written to, the id; None where it was deleted."""
     tags: dict[tuple[str, str], int | None] = field(default_factory=dict)
-    rows: dict[tuple[str, int, str, str], list[Row]] = field(default_factory=dict)
-    """By group, branch, table and key: the states in order of version."""
+    rows: Rows = field(default_factory=dict)
     commits: dict[str, list[Record]] = field(default_factory=dict)
     joins: dict[tuple[str, int], list[Join]] = field(default_factory=dict)
     """By group and branch, the merges into it in order of version."""
     tips: dict[tuple[str, int], int] = field(default_factory=dict)
     """For an operation on refs, the head that it left its branch at."""
     outcomes: dict[str, bytes] = field(default_factory=dict)
+
+
+def rows_of(commit: Record) -> Rows:
+    """What a layer holds of the rows that a commit (whole, not in pieces) changed."""
+    group, branch_id, version, committed_at = (
+        commit["group"], commit["branch_id"], commit["version"], commit["committed_at"],
+    )  # fmt: skip
+    rows: Rows = {}
+    for number, change in enumerate(commit["changes"]):
+        if number % ITEMS_A_TURN == 0:
+            give_way()
+        row = change["row"]
+        state = Row(version, committed_at, None if row is None else row.encode())
+        rows[group, branch_id, change["table"], change["key"]] = [state]
+    return rows
 
 
 class Overlay:
@@ -73,18 +92,24 @@ class Overlay:
         """Add the outcome of a decided transaction."""
         self.top.outcomes[transaction_id] = outcome
 
-    def apply(self, commit: Record, commit_hash: bytes) -> None:
-        """Fold one decided commit (whole, not in pieces) into the top layer."""
+    def apply(self, commit: Record, commit_hash: bytes, rows: Rows | None = None) -> None:
+        """Fold one decided commit (whole, not in pieces) into the top layer. `rows` are its rows, where they were made
+        ahead; the layer takes them."""
         layer = self.top
         group, version, branch_id = commit["group"], commit["version"], commit["branch_id"]
         previous = self.head(group)
         changes = commit["changes"]
         committed_at = commit["committed_at"]
         settings = previous.settings if previous is not None else 0
+        taken = rows is not None and layer.rows.keys().isdisjoint(rows.keys())
+        if taken and rows is not None:
+            layer.rows.update(rows)
         for change in changes:
             table, row = change["table"], change["row"]
             if table.startswith("$"):
                 settings = version
+            if taken:
+                continue
             state = Row(version, committed_at, None if row is None else row.encode())
             key = (group, branch_id, table, change["key"])
             found = layer.rows.get(key)
