@@ -109,6 +109,8 @@ def test_a_merge_among_writers_loses_nothing_and_is_seen_whole(
         _check_rows(client, writers, rows)
     for name, prober in (("near", near), ("far", far)):
         record_property(f"longest_wait_{name}_s", round(max(prober.between(begun, ended)), 3))
+        before = prober.between(2 * begun - ended, begun)
+        record_property(f"longest_wait_{name}_before_s", round(max(before), 3))
     record_property("merge_s", round(ended - begun, 3))
     cluster.stop()
     history = LogReader(cluster).history()
