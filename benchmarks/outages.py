@@ -171,5 +171,4 @@ def _check(cluster: Cluster, name: str, outage: Outage, free: Sequence[str], hel
 
 
 def _counted(db: Client, groups: Iterable[str]) -> int:
-    rows = (db.get(group, "t", "counter") for group in groups)
-    return sum(row.row["n"] for row in rows if row is not None)
+    return sum(db.row(group, "t", "counter").row["n"] for group in groups)
