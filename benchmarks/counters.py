@@ -13,16 +13,15 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple, cast
 
 import orjson
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from benchmarks.bench import Bench
-from benchmarks.logs import READ_AT_ONCE, REQUEST_TIMEOUT_S, Log, check, fill
+from benchmarks.logs import READ_AT_ONCE, REQUEST_TIMEOUT_S, Log, check, fill, reading
 from benchmarks.machine import cpu_s
 from benchmarks.measured import Result, Speed, WrongResultError, compared, told
 from benchmarks.workloads import Workload
@@ -87,7 +86,7 @@ def _versolog(bench: Bench, number: int) -> Speed:
     log = Log(bench.bootstrap, Topics(f"counters-{number}."), 1, count)
     fill(log, workload, fsync=bench.sizes.fsync)
     with bench.worker(log) as worker:
-        output = _outputs(log.bootstrap, log.topics.commits, count, worker.pid)
+        output = _outputs(log, log.topics.commits, worker.pid)
         worker.ready()
         rows = orjson.loads(worker.get(f"/v1/groups/counters/tables/counts/rows?limit={KEYS}"))["rows"]
     check(log, workload)
@@ -99,16 +98,17 @@ def _versolog(bench: Bench, number: int) -> Speed:
 
 def _peer(bench: Bench, peer: Peer, number: int) -> Speed:
     name = f"peer-{peer.name.partition(' ')[0].rstrip(',').lower()}-{number}"
+    log = Log(bench.bootstrap, Topics(f"{name}."), 1, peer.count)
     events, counts = f"{name}.events", f"{name}.counts"
     _make(bench.bootstrap, events, counts)
     _send(bench.bootstrap, events, peer.count)
     directory = bench.scratch / name
     directory.mkdir()
-    with (directory / "log").open("wb") as log:
+    with (directory / "log").open("wb") as told_there:
         command = [*peer.command, bench.bootstrap, events, counts, str(directory)]
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=told_there, stderr=told_there)
     try:
-        output = _outputs(bench.bootstrap, counts, peer.count, process.pid)
+        output = _outputs(log, counts, process.pid)
     except WrongResultError as wrong:
         raise WrongResultError(f"{peer.name}: {wrong}\n{(directory / 'log').read_text()[-2_000:]}") from wrong
     finally:
@@ -132,22 +132,13 @@ def _check(peer: Peer, output: Output) -> None:
         raise WrongResultError(f"{peer.name}: {counted} is not the number of events")
 
 
-def _outputs(bootstrap: str, topic: str, count: int, pid: int) -> Output:
-    """The first `count` records that `pid` writes. Raises WrongResultError where they don't come in time."""
-    consumer = Consumer(
-        {
-            "bootstrap.servers": bootstrap,
-            "log_level": 3,
-            "group.id": "bench",
-            "enable.auto.commit": False,
-            "isolation.level": "read_committed",
-        }
-    )
-    consumer.assign([TopicPartition(topic, 0, 0)])
+def _outputs(log: Log, topic: str, pid: int) -> Output:
+    """What `pid` writes into `topic`, a record for each of the log. Raises WrongResultError where it takes too long."""
+    count = log.records
     found: list[tuple[bytes, bytes]] = []
     times_ms: list[int] = []
     begun_cpu_s, deadline = 0.0, time.monotonic() + ALL_WITHIN_S
-    with closing(consumer):
+    with reading(log, topic) as consumer:
         while len(found) < count:
             if time.monotonic() > deadline:
                 raise WrongResultError(f"{len(found):,} of {count:,} outputs within {ALL_WITHIN_S:g} s")
