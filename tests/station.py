@@ -14,7 +14,7 @@ from tests.conftest import RealBroker
 from tests.listappend import FIELD, TABLE, Key, Reading, Row
 from versolog import Client, Outcome, Transaction
 from versolog.client import Moment, Read
-from versolog.schemas.errors import NotFound, Unavailable, Undecided, VersologError
+from versolog.schemas.errors import Unavailable, Undecided, VersologError
 
 ANSWER_S = 5.0
 GIVE_UP_S = 120.0
@@ -40,18 +40,7 @@ class Station:
         except (Unavailable, Undecided):
             raise
         except VersologError:  # a refusal: its outcome is kept like any other
-            return self._outcome(tx)
-
-    def _outcome(self, tx: Transaction) -> Outcome:
-        """The refusal may be known at one participant first, and at the one that is asked a moment later."""
-        deadline = time.monotonic() + GIVE_UP_S
-        while True:
-            try:
-                return self.ask(lambda db: db.outcome(tx.id, tx.home))
-            except NotFound:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.1)
+            return self.ask(lambda db: db.outcome(tx.id))
 
     def read(self, *reads: Read) -> Moment:
         return self.ask(lambda db: db.read(*reads))

@@ -303,7 +303,9 @@ async def test_a_node_passes_reads_and_writes_on_to_the_owner(tmp_path: Path) ->
             rest = (await client.get("/v1/groups", params={"limit": "5", "cursor": listed["cursor"]})).json()
             assert [one["group"] for one in listed["groups"] + rest["groups"]] == names
         for client in (odd, even):
-            assert is_problem(await client.get("/v1/transactions/never"), 404, "unknown-transaction")
+            for query in ({}, {"group": names[0]}):
+                unknown = await client.get("/v1/transactions/never", params=query)
+                assert is_problem(unknown, 404, "unknown-transaction")
         digests = [(await client.get("/v1/digest")).json() for client in (odd, even)]
         assert digests[0] == digests[1]
         assert digests[0]["groups"] == len(names)
@@ -423,3 +425,15 @@ def test_a_cursor_is_sealed_to_its_listing() -> None:
 def test_a_problem_that_can_pass_says_when_to_ask_again() -> None:
     assert "retry-after" not in answer.problem(Malformed("no")).headers
     assert answer.problem(BrokenLog("gap")).headers["retry-after"] == "1"
+
+
+async def test_an_outcome_that_another_participant_knows_first_is_found_by_the_home_group(tmp_path: Path) -> None:
+    names = [f"g{number}" for number in range(8)]
+    async with two_nodes(tmp_path) as nodes:
+        for decided in names:
+            sent = {"group": decided, "id": f"only-in-{decided}", "expect_head": 7}
+            assert (await nodes[0].post("/v1/transactions", json=sent)).status_code == 412
+            for client in nodes:
+                for home in names:
+                    told = await client.get(f"/v1/transactions/only-in-{decided}", params={"group": home})
+                    assert (told.status_code, told.json()["outcome"]) == (200, "refused"), (decided, home)

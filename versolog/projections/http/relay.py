@@ -54,6 +54,17 @@ class Relay:
 
     async def pass_on(self, request: Request, elsewhere: Elsewhere) -> Response:
         """The owner's answer to `request`, as it comes. Raises Unavailable."""
+        return _streamed(await self._passed_on(request, elsewhere))
+
+    async def found(self, request: Request, elsewhere: Elsewhere) -> Response | None:
+        """As `pass_on`; None where the owner answers 404. Raises Unavailable."""
+        found = await self._passed_on(request, elsewhere)
+        if found.status_code == HTTPStatus.NOT_FOUND:
+            await found.aclose()
+            return None
+        return _streamed(found)
+
+    async def _passed_on(self, request: Request, elsewhere: Elsewhere) -> httpx.Response:
         asked = self._client.build_request(
             request.method,
             "http://owner",
@@ -63,7 +74,7 @@ class Relay:
         )
         raw_path: bytes = request.scope["raw_path"]
         query: bytes = request.scope["query_string"]
-        return _streamed(await self._ask_owner(elsewhere, asked, raw_path + (b"?" + query if query else b"")))
+        return await self._ask_owner(elsewhere, asked, raw_path + (b"?" + query if query else b""))
 
     async def transaction(self, elsewhere: Elsewhere, tx: Transaction, timeout_s: float) -> Response:
         """The owner's answer to `tx`. Raises Unavailable."""

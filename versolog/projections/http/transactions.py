@@ -192,22 +192,40 @@ class Writes:
         """GET /v1/transactions/{id}"""
         query = read_query(request, OutcomeQuery)
         tx_id = segment(request, "id")
-        if query.group is not None:
-            partition = await open_partition(self._node, request, query.group, query)
-            found = self._node.outcome_in(partition.number, tx_id)
-        else:
+        is_first = FORWARDED not in request.headers
+        if query.group is None:
             found = self._anywhere(tx_id)
+        else:
+            try:
+                partition = await open_partition(self._node, request, query.group, query)
+            except Elsewhere as elsewhere:
+                passed = await self._relay.found(request, elsewhere)
+                if passed is not None:
+                    return passed
+                found = None
+            else:
+                found = self._node.outcome_in(partition.number, tx_id)
+            if found is None and is_first:
+                found = await self._told_elsewhere(request, tx_id)
         if found is not None:
             found = self._node.completed(found)
-            if found.missing and FORWARDED not in request.headers:
+            if found.missing and is_first:
                 found = await self._relay.completed(found, wait_s(request, None))
             lasting = answer.ASK_AGAIN if found.missing else answer.FOR_EVER
             return answer.document(found.to_json(), headers={"cache-control": lasting})
-        if query.group is None and FORWARDED not in request.headers:
+        if query.group is None and is_first:
             passed = await self._relay.first_found(request)
             if passed is not None:
                 return passed
         raise NotFound(f"no transaction {tx_id!r} was decided yet", code="unknown-transaction", id=tx_id)
+
+    async def _told_elsewhere(self, request: Request, tx_id: str) -> Outcome | None:
+        """What another participant knows that can be asked at once: one that refuses knows before the others do."""
+        found = self._anywhere(tx_id)
+        if found is None:
+            told = await self._relay.gather_owned(request.scope["raw_path"].decode(), {})
+            found = next(map(Outcome.from_json, told), None)
+        return found
 
     def _anywhere(self, tx_id: str) -> Outcome | None:
         found = (self._node.outcome_in(number, tx_id) for number in sorted(self._node.partitions))
