@@ -337,7 +337,7 @@ async def work(settings: Settings, ready: Callable[[str], None] = lambda url: No
         advertised_url=url,
         partitions=worker,
         http=http,
-        membership=Membership(session_timeout_s=settings.session_timeout_s),
+        membership=Membership(session_timeout_s=settings.session_timeout_s, kept_in=settings.data / "member"),
     )
     app = http_app(
         node,

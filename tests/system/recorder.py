@@ -146,7 +146,7 @@ async def main(settings: dict[str, Any]) -> None:
             advertised_url=url,
             partitions=RecordingPartitions(settings["name"], directory),
             http=http,
-            membership=Membership(**settings["membership"]),
+            membership=Membership(**settings["membership"], kept_in=directory / f"{settings['name']}.member"),
         )
     )
     await runtime[0].run()

@@ -29,6 +29,8 @@ RECORDER = Path(__file__).with_name("recorder.py")
 TAKE_OVER_S = 15.0
 SHORT_SESSION = {"session_timeout_s": 6.0}
 """The shortest that a broker allows, where the test is not about the usual one."""
+ENDLESS_SESSION = {"session_timeout_s": 300.0}
+"""Longer than anyone here waits for anything."""
 
 
 def eventually(condition: Callable[[], Any], within_s: float, what: str) -> Any:
@@ -224,6 +226,20 @@ def test_a_worker_that_is_killed_is_replaced_within_15_s(lab: Lab) -> None:
     lab.check_taken(within_s=TAKE_OVER_S)
     lab.check_running(first)
     assert set(first.events("assigned", since=began)) == {0, 1, 2, 3} - kept, "what stays is not started again"
+
+
+@pytest.mark.parametrize("beside", [0, 1], ids=["alone", "beside another"])
+def test_who_starts_where_a_worker_was_killed_does_not_wait_for_the_end_of_its_session(lab: Lab, beside: int) -> None:
+    others = [lab.start("other", **ENDLESS_SESSION) for _ in range(beside)]
+    killed = lab.start("killed", **ENDLESS_SESSION)
+    for _ in range(3):
+        lab.check_running(killed, *others)
+        killed.process.kill()
+        killed.process.wait()
+        lab.send(10)
+        killed = lab.start("killed", **ENDLESS_SESSION)
+    lab.check_running(killed, *others)
+    lab.check_taken()
 
 
 def test_a_frozen_worker_comes_back_without_taking_anything_twice(lab: Lab) -> None:

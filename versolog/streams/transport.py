@@ -22,6 +22,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -74,6 +75,9 @@ class Membership:
     """A worker that heartbeats and doesn't join a rebalance in this time is put out of the group."""
     poll_interval_max_s: float = 60.0
     """A worker whose event loop hangs so long leaves the group; one that waits or recovers doesn't."""
+    kept_in: Path | None = None
+    """A file that names the member that this worker is. Who starts where one died takes that member out of the group,
+    which would wait for the dead one's session to end otherwise. No two processes may run with the same file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +164,34 @@ class BatchThread(driver.AIOKafkaConsumerThread):
     async def on_start(self) -> None:
         """Connect. A failure is kept for `BatchConsumer.on_started`: mode would crash the app from this thread."""
         try:
-            await asyncio.wait_for(super().on_start(), CONNECT_TIMEOUT_S)
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await super().on_start()
+                await self._leave_for_who_died()
         except (KafkaError, TimeoutError) as error:
             self.failure = error
+
+    async def _leave_for_who_died(self) -> None:
+        """Take the member out of the group that the process was which ran here before. Nothing where it has left."""
+        kept_in = cast("BatchTransport", self.transport).membership.kept_in
+        if kept_in is None or not kept_in.exists():
+            return
+        consumer = self._ensure_consumer()
+        coordinator = consumer._coordinator
+        await coordinator.ensure_coordinator_known()
+        request = LeaveGroupRequest(coordinator.group_id, kept_in.read_text())
+        answer = await consumer._client.send(coordinator.coordinator_id, request, group=ConnectionGroup.COORDINATION)
+        if answer.error_code == 0:
+            logger.info("who ran here before was still a member of the group, and is none any more")
+        kept_in.unlink()
+
+    def keep_member(self) -> None:
+        """Note which member this is, for who comes after a crash. In any thread."""
+        kept_in = cast("BatchTransport", self.transport).membership.kept_in
+        if kept_in is None:
+            return
+        fresh = kept_in.with_name(f"{kept_in.name}.new")
+        fresh.write_text(self._ensure_consumer()._coordinator.member_id)
+        fresh.replace(kept_in)
 
     async def on_thread_stop(self) -> None:
         """Leave the group and disconnect, in bounded time even in the midst of a rebalance."""
@@ -344,6 +373,7 @@ class BatchConsumer(driver.Consumer):
 
         Faust calls this at the end of a rebalance, after it has released all partitions and before any record flows.
         """
+        self._thread.keep_member()
         assigned = {tp for tp in self.assignment() if tp.topic == self._topic}
         positions, full = self._lanes.positions(), self._lanes.full()
         self.pause_partitions({tp for tp in assigned if tp.partition not in positions or tp.partition in full})
