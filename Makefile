@@ -14,7 +14,7 @@ PYTEST_ARGS ?=
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-pure test-crash test-git test-simulator test-live test-full check format bench clean
+.PHONY: help setup demo up test test-pure test-crash test-git test-simulator test-live test-full check format bench bench-full clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -82,6 +82,10 @@ $(QUIX)/.installed: benchmarks/peers/requirements.txt
 
 bench: setup $(QUIX)/.installed
 	VERSOLOG_QUIX_PYTHON=$(QUIX)/bin/python $(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+# All of it at its whole size: about two hours.
+bench-full: setup $(QUIX)/.installed
+	VERSOLOG_QUIX_PYTHON=$(QUIX)/bin/python $(BIN)/python -m benchmarks --full $(BENCH_ARGS)
 
 clean:
 	rm -rf $(VENV) $(QUIX) versolog-data .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

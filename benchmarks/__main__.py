@@ -10,7 +10,20 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks import commits, counters, machine, outages, pictures, replays, report, served, spanning, versioning
+from benchmarks import (
+    commits,
+    counters,
+    large,
+    machine,
+    outages,
+    pictures,
+    replays,
+    report,
+    served,
+    soak,
+    spanning,
+    versioning,
+)
 from benchmarks.bench import Bench, Sizes
 from benchmarks.measured import Result, WrongResultError
 from versolog.broker import Broker
@@ -27,17 +40,19 @@ BENCHMARKS: dict[str, Callable[[Bench], Iterator[Result]]] = {
     "replay": replays.measure,
     "http": served.measure,
     "versioning": versioning.measure,
+    "large": large.measure,
     "spanning": spanning.measure,
     "outages": outages.measure,
+    "soak": soak.measure,
 }
-LENGTHY = ("spanning", "outages")
-"""Left out unless they are named."""
+LENGTHY = ("spanning", "outages", "soak")
+"""Left out unless they are named, or all is measured in full."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what was asked for. 0 where all results were right; a missed target is told and is no failure."""
     asked = _arguments(arguments)
-    sizes = Sizes(asked.rounds, asked.scale, asked.partitions, asked.fsync)
+    sizes = Sizes(asked.rounds, asked.scale, asked.partitions, asked.fsync, asked.full)
     flames = FLAMES if asked.reference else asked.results / FLAMES.name
     begun = time.monotonic()
 
@@ -50,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with Broker(Path(scratch) / "kafka", fsync=sizes.fsync, say=say) as broker:
             bench = Bench(broker.bootstrap, Path(scratch), sizes, say, flames if asked.profile else None)
             try:
-                for name in asked.benchmarks or [name for name in BENCHMARKS if name not in LENGTHY]:
+                for name in asked.benchmarks or [name for name in BENCHMARKS if asked.full or name not in LENGTHY]:
                     results.extend(BENCHMARKS[name](bench))
             except WrongResultError as wrong:
                 say(f"WRONG RESULT, nothing is told: {wrong}")
@@ -81,6 +96,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     option("--rounds", type=int, default=3, help="of each comparison (default 3)")
     option("--scale", type=float, default=1.0, help="how much is written: 0.1 is a tenth (default 1)")
     option("--partitions", type=int, default=8, help="of the topics (default 8)")
+    option("--full", action="store_true", help="also what takes long, and large stores at their whole size")
     option("--fsync", action="store_true", help="have Kafka flush every record to the disk")
     option("--profile", action="store_true", help="do each once more under py-spy, and draw flame graphs")
     option("--results", type=Path, default=RESULTS, metavar="DIR", help="where the figures of this run are kept")

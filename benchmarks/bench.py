@@ -18,7 +18,7 @@ import orjson
 
 from benchmarks import flames
 from benchmarks.bare import Server
-from benchmarks.logs import Log, fill
+from benchmarks.logs import Log, fill, make
 from benchmarks.machine import Load, cpu_s, load_now
 from benchmarks.measured import Seen, WrongResultError
 from benchmarks.workloads import Workload
@@ -49,6 +49,8 @@ class Sizes(NamedTuple):
     scale: float = 1.0
     partitions: int = 8
     fsync: bool = False
+    full: bool = False
+    """Whether what takes half an hour is measured at its whole size."""
 
     def of(self, count: int) -> int:
         """`count`, scaled; never so few that they are over before they were seen."""
@@ -63,6 +65,16 @@ class Round(NamedTuple):
     load: Load
 
 
+class Standing(NamedTuple):
+    """How a worker stands."""
+
+    owned: int
+    """Partitions."""
+    decided: int
+    """Transactions, since it started."""
+    committed: int
+
+
 class Bench:
     """The broker, a directory for what is measured, and what was seen of the machine meanwhile."""
 
@@ -73,20 +85,26 @@ class Bench:
         self._flames_in = flames_in
         self._made = 0
 
-    def rounds(self, benchmark: str) -> Iterator[int]:
-        """The numbers of the rounds; before each, what else the machine does is looked at and told."""
-        for number in range(1, self.sizes.rounds + 1):
+    def rounds(self, benchmark: str, count: int | None = None) -> Iterator[int]:
+        """The numbers of the rounds, all or `count`; before each, what else the machine does is looked at and told."""
+        last = self.sizes.rounds if count is None else count
+        for number in range(1, last + 1):
             load = load_now()
             self.loads.append(Round(benchmark, number, load))
-            self.say(f"{benchmark}: round {number} of {self.sizes.rounds} ({load})")
+            self.say(f"{benchmark}: round {number} of {last} ({load})")
             yield number
 
     def filled(self, workload: Workload) -> Log:
         """A fresh log with the workload's transactions in it, none of them decided."""
+        log = self.empty(len(workload.transactions))
+        fill(log, workload.transactions)
+        return log
+
+    def empty(self, records: int) -> Log:
+        """A fresh log for so many transactions."""
         self._made += 1
-        topics = Topics(f"bench-{self._made}.")
-        log = Log(self.bootstrap, topics, self.sizes.partitions, len(workload.transactions))
-        fill(log, workload, fsync=self.sizes.fsync)
+        log = Log(self.bootstrap, Topics(f"bench-{self._made}."), self.sizes.partitions, records)
+        make(log, fsync=self.sizes.fsync)
         return log
 
     def forget(self, log: Log) -> None:
@@ -99,16 +117,17 @@ class Bench:
         return self.scratch / log.topics.prefix.rstrip(".")
 
     @contextmanager
-    def worker(self, log: Log) -> Iterator[Worker]:
-        """One `versolog worker` process on `log`, from when it answers HTTP; it need not be ready then."""
+    def worker(self, log: Log, number: int = 1, *, follow: str = "all") -> Iterator[Worker]:
+        """A `versolog worker` process on `log`, from when it answers HTTP; it need not be ready then. A number's stores
+        are there again the next time."""
         plan = Plan(
             self.directory(log),
             http_port=0,
             partitions=log.partitions,
             fsync=self.sizes.fsync,
-            options=("--prefix", log.topics.prefix),
+            options=("--prefix", log.topics.prefix, "--follow", follow),
         )
-        process = WorkerProcess(1, plan, log.bootstrap, self.say)
+        process = WorkerProcess(number, plan, log.bootstrap, self.say)
         try:
             with closing(Worker(process)) as worker:
                 yield worker
@@ -182,11 +201,11 @@ class Worker:
         seen: list[Seen] = []
         moved_s = time.monotonic()
         while not seen or seen[-1].counted < count:
-            owns, decided, committed = self._look()
+            owned, decided, committed = self.look()
             now = Seen(time.perf_counter(), cpu_s(self.pid), decided)
             if decided != committed:
                 raise WrongResultError(f"{decided - committed:,} transactions were refused")
-            if not owns:
+            if not owned:
                 seen = [now]
             elif not seen or decided > seen[-1].counted:
                 moved_s = time.monotonic()
@@ -199,12 +218,12 @@ class Worker:
             time.sleep(LOOK_RARELY_EVERY_S if between else LOOK_EVERY_S)
         return seen
 
-    def _look(self) -> tuple[bool, int, int]:
-        """Whether it owns any partition, and how many transactions it has decided and committed."""
+    def look(self) -> Standing:
+        """How it stands at the moment."""
         lines = self.get("/metrics").splitlines()
         decided = [line for line in lines if line.startswith(DECIDED)]
-        owns = any(line.startswith(OWNED) and line.endswith(b" 1.0") and OWNER in line for line in lines)
-        return owns, _summed(decided), _summed(line for line in decided if COMMITTED in line)
+        owned = sum(line.startswith(OWNED) and line.endswith(b" 1.0") and OWNER in line for line in lines)
+        return Standing(owned, _summed(decided), _summed(line for line in decided if COMMITTED in line))
 
     def _wait_for(self, what: str, found: Callable[[], T | None]) -> T:
         deadline = time.monotonic() + START_TIMEOUT_S

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from confluent_kafka import Producer as KafkaProducer
 from confluent_kafka.admin import AdminClient
 
 from benchmarks.measured import WrongResultError
-from benchmarks.workloads import Workload
+from benchmarks.workloads import Workload, item_moved
 from versolog.schemas import codec as avro
 from versolog.schemas.codec import Codec, Record
 from versolog.schemas.registry import TopicRegistry
@@ -20,6 +21,7 @@ from versolog.schemas.topics import Topics, ensure_topics
 from versolog.streams.chain import commit_hash
 from versolog.streams.producer import Producer
 from versolog.streams.state import NO_HASH
+from versolog.streams.transaction import Transaction
 
 COMMIT = avro.schema("Commit")
 
@@ -27,6 +29,7 @@ REQUEST_TIMEOUT_S = 10.0
 FLUSH_TIMEOUT_S = 60.0
 READ_TIMEOUT_S = 30.0
 READ_AT_ONCE = 5_000
+PACE_S = 0.01
 
 
 class LogRecord(NamedTuple):
@@ -65,9 +68,34 @@ class Log:
             deleted.result()
 
 
-def fill(log: Log, workload: Workload, *, fsync: bool) -> None:
-    """Make the topics and write all transactions, as a service's producer does."""
+def make(log: Log, *, fsync: bool) -> None:
+    """Make the topics."""
     ensure_topics(log.kafka, log.topics, partitions=log.partitions, fsync=fsync)
+
+
+def fill(log: Log, transactions: Iterable[Transaction]) -> None:
+    """Write the transactions, as a service's producer does."""
+    with _written(log) as write:
+        for tx in transactions:
+            write(tx)
+
+
+def pace(log: Log, per_s: float, seconds: float) -> int:
+    """Write as many transactions of one change each second, evenly; how many they were."""
+    begun_s, count = time.perf_counter(), 0
+    with _written(log) as write:
+        while (gone_s := time.perf_counter() - begun_s) < seconds:
+            due = int(gone_s * per_s)
+            for number in range(count, due):
+                write(item_moved(number))
+            count = max(count, due)
+            time.sleep(PACE_S)
+    return count
+
+
+@contextmanager
+def _written(log: Log) -> Iterator[Callable[[Transaction], None]]:
+    """A call that writes a transaction; at the end all of them are in the log."""
     kafka = KafkaProducer(
         {
             **log.kafka,
@@ -79,11 +107,19 @@ def fill(log: Log, workload: Workload, *, fsync: bool) -> None:
         }
     )
     with Producer(log.bootstrap, prefix=log.topics.prefix) as records:
-        for tx in workload.transactions:
+
+        def write(tx: Transaction) -> None:
             record = records.record(tx)
-            kafka.produce(record.topic, record.value, record.key, record.partition, headers=record.headers)
-    if kafka.flush(FLUSH_TIMEOUT_S):
-        raise WrongResultError("Kafka did not take all transactions")
+            while True:
+                try:
+                    kafka.produce(record.topic, record.value, record.key, record.partition, headers=record.headers)
+                    break
+                except BufferError:
+                    kafka.poll(PACE_S)
+
+        yield write
+        if kafka.flush(FLUSH_TIMEOUT_S):
+            raise WrongResultError("Kafka did not take all transactions")
 
 
 def check(log: Log, workload: Workload) -> None:

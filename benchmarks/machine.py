@@ -47,6 +47,13 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def memory_mib(pid: int, *, most: bool = True) -> float:
+    """What the process has in memory, or had at most, in MiB (proc(5), `VmRSS` and `VmHWM`)."""
+    name = "VmHWM:" if most else "VmRSS:"
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1_024 for line in lines if line.startswith(name))
+
+
 def described() -> dict[str, Any]:
     """The machine and the versions of all that takes part."""
     return {

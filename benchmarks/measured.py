@@ -6,12 +6,16 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 Better = Literal["more", "less"]
 
 PER_SECOND = "/s"
 MILLISECONDS = "ms"
+SECONDS = "s"
+MIB = "MiB"
+TIMES = "×"
 
 
 class WrongResultError(Exception):
@@ -55,6 +59,8 @@ class Side:
     """Microseconds of processor time, of the measured process, for each; None where that is not the question."""
     size: int = 0
     """Where it is the same at another size: at which."""
+    ratio_target: float | None = None
+    """How many times as much as this versolog should be, or at most where less is better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +83,18 @@ class Result:
     @property
     def met(self) -> bool | None:
         """Whether the median meets the target; None without one."""
-        if self.target is None:
-            return None
-        return self.series.median >= self.target if self.better == "more" else self.series.median <= self.target
+        return None if self.target is None else self._meets(self.series.median, self.target)
+
+    def ratio(self, side: Side) -> float:
+        """How many times as much as the side this is: the median of the rounds' ratios."""
+        return self.series.over(side.series).median
+
+    def met_beside(self, side: Side) -> bool | None:
+        """Whether the ratio meets its target; None without one."""
+        return None if side.ratio_target is None else self._meets(self.ratio(side), side.ratio_target)
+
+    def _meets(self, value: float, target: float) -> bool:
+        return value >= target if self.better == "more" else value <= target
 
 
 class Speed(NamedTuple):
@@ -112,10 +127,14 @@ def told(speed: Speed) -> str:
 
 
 def compared(
-    name: str, ours: Sequence[Speed], checked: str, sides: Mapping[str, Sequence[Speed]], target: float | None = None
-) -> Result:
-    """How fast, beside the others."""
-    others = (Side(other, _per_s(speeds), _cpu_us(speeds)) for other, speeds in sides.items())
+    name: str, ours: Sequence[Speed], checked: str, sides: Mapping[str, Sequence[Speed]], target: float | None = None,
+    ratio_targets: Mapping[str, float] = MappingProxyType({}),
+) -> Result:  # fmt: skip
+    """How fast, beside the others; some of them with a ratio that is aimed at."""
+    others = (
+        Side(other, _per_s(speeds), _cpu_us(speeds), ratio_target=ratio_targets.get(other))
+        for other, speeds in sides.items()
+    )
     return Result(name, PER_SECOND, _per_s(ours), checked, tuple(others), target, cpu_us=_cpu_us(ours))
 
 

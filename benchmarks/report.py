@@ -12,9 +12,11 @@ import orjson
 
 from benchmarks.bench import Round, Sizes
 from benchmarks.machine import PACKAGES
-from benchmarks.measured import MILLISECONDS, Result, Series
+from benchmarks.measured import MIB, MILLISECONDS, SECONDS, TIMES, Result, Series, Side
 
 BEGIN, END = "<!-- results: written by python -m benchmarks --reference -->", "<!-- end of results -->"
+
+DIGITS = {MILLISECONDS: 1, SECONDS: 1, MIB: 0, TIMES: 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,8 @@ class Run:
 
     def markdown(self) -> str:
         """The table, and under what conditions it was measured."""
-        return "\n".join([*self._conditions(), "", *table(self.results), "", *_checks(self.results)]) + "\n"
+        parts = (self._conditions(), table(self.results), targets(self.results), _checks(self.results))
+        return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
     def _conditions(self) -> Iterator[str]:
         machine, sizes = self.machine, self.sizes
@@ -87,17 +90,33 @@ def table(results: Iterable[Result]) -> Iterator[str]:
             f"| | {_target(result)} |"
         )
         for side in result.sides:
-            ratio = series.over(side.series).median
             yield (
                 f"| {side.name} | {number(side.series.median, unit)} | {_range(side.series, unit)} "
-                f"| {_cpu(side.cpu_us)} | {ratio:.2g}× | |"
+                f"| {_cpu(side.cpu_us)} | {result.ratio(side):.2g}× |{_ratio_target(result, side)} |"
             )
 
 
+def targets(results: Iterable[Result]) -> Iterator[str]:
+    """What was aimed at, target by target, and what was measured."""
+    yield "| target | measured | |"
+    yield "| --- | ---: | --- |"
+    for result in results:
+        if result.target is not None:
+            aimed = _aimed(result, number(result.target, result.unit))
+            yield f"| {result.name}: {aimed} | {number(result.series.median, result.unit)} | {_met(result.met)} |"
+        for side in result.sides:
+            if side.ratio_target is not None:
+                aimed = _aimed(result, f"{side.ratio_target:.2g}×")
+                yield (
+                    f"| {result.name}: {aimed} of *{side.name}* | {result.ratio(side):.2f}× "
+                    f"| {_met(result.met_beside(side))} |"
+                )
+
+
 def number(value: float, unit: str) -> str:
-    """The value with its unit: whole where it counts, with a digit more where it is a time."""
-    if unit == MILLISECONDS:
-        return f"{value:,.1f} {unit}"
+    """The value with its unit: whole where it counts, with digits more where it is a time or a ratio."""
+    if unit in DIGITS:
+        return f"{value:,.{DIGITS[unit]}f} {unit}".replace(f" {TIMES}", TIMES)
     return f"{value:,.0f}{unit}"
 
 
@@ -130,8 +149,21 @@ def _cpu(series: Series | None) -> str:
 def _target(result: Result) -> str:
     if result.target is None:
         return ""
-    sign = "≥" if result.better == "more" else "≤"
-    return f"{sign} {number(result.target, result.unit)}: {'met' if result.met else '**missed**'}"
+    return f"{_aimed(result, number(result.target, result.unit))}: {_met(result.met)}"
+
+
+def _ratio_target(result: Result, side: Side) -> str:
+    if side.ratio_target is None:
+        return ""
+    return f" {_aimed(result, f'{side.ratio_target:.2g}×')}: {_met(result.met_beside(side))}"
+
+
+def _aimed(result: Result, at: str) -> str:
+    return f"{'≥' if result.better == 'more' else '≤'} {at}"
+
+
+def _met(is_met: bool | None) -> str:
+    return "met" if is_met else "**missed**"
 
 
 def _checks(results: Iterable[Result]) -> Iterator[str]:
@@ -160,6 +192,9 @@ def _result_json(result: Result) -> dict[str, Any]:
                 "name": side.name,
                 "values": side.series.values,
                 "processor_us": None if side.cpu_us is None else side.cpu_us.values,
+                "ratio": result.ratio(side),
+                "ratio_target": side.ratio_target,
+                "met": result.met_beside(side),
             }
             for side in result.sides
         ],

@@ -1,17 +1,17 @@
-"""What a worker answers over HTTP: reads, then writes, of one worker with one log."""
+"""What a worker answers over HTTP: reads, then writes, then both beside a bulk load; of one worker with one log."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from benchmarks import reads, workloads, writes
+from benchmarks import busy, reads, workloads, writes
 from benchmarks.bench import Bench
 from benchmarks.measured import Result
 
 FLIGHT_EVENTS = 30_000
 
 
-def measure(bench: Bench, *, read: bool = True, written: bool = True) -> Iterator[Result]:
+def measure(bench: Bench) -> Iterator[Result]:
     """A worker commits flights and a stock of rows, and is then asked."""
     flights = workloads.flights(bench.sizes.of(FLIGHT_EVENTS))
     workload = workloads.with_stock(flights, reads.SCAN_ROWS)
@@ -20,8 +20,7 @@ def measure(bench: Bench, *, read: bool = True, written: bool = True) -> Iterato
     with bench.worker(log) as worker:
         worker.decides(log.records)
         worker.ready()
-        if read:
-            yield from reads.measure(bench, worker, workload)
-        if written:
-            yield from writes.measure(bench, worker, log)
+        yield from reads.measure(bench, worker, workload)
+        yield from writes.measure(bench, worker, log)
+        yield from busy.measure(bench, worker, workload)
     bench.forget(log)

@@ -55,7 +55,12 @@ class Workload:
 
 def one_change(count: int) -> Workload:
     """Small rows put one at a time."""
-    return Workload("one change each", [_put(_begun(number), number) for number in range(count)])
+    return Workload("one change each", [item_moved(number) for number in range(count)])
+
+
+def item_moved(number: int) -> Transaction:
+    """A transaction of `one_change`."""
+    return _put(_begun(number), number)
 
 
 def five_changes(count: int) -> Workload:

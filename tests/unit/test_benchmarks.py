@@ -88,6 +88,30 @@ def test_the_table_tells_medians_ranges_ratios_and_targets() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("better", "aimed", "told"),
+    [("more", 0.75, "≥ 0.75×"), ("more", 0.8, "≥ 0.8×"), ("less", 0.75, "≤ 0.75×"), ("less", 0.7, "≤ 0.7×")],
+)
+def test_a_ratio_has_a_target_too(better: Any, aimed: float, told: str) -> None:
+    side = Side("one", Series.of([40.0, 20.0]), ratio_target=aimed)
+    result = Result("two", "/s", Series.of([30.0, 15.0]), "", (side,), 20.0, better)
+    is_met = (aimed <= 0.75) if better == "more" else (aimed >= 0.75)
+    assert result.met_beside(side) is is_met
+    met = "met" if is_met else "**missed**"
+    assert list(report.table([result]))[-1].endswith(f"| 0.75× | {told}: {met} |")
+    assert list(report.targets([result]))[2:] == [
+        f"| two: {told[0]} 20/s | 22/s | {'met' if better == 'more' else '**missed**'} |",
+        f"| two: {told} of *one* | 0.75× | {met} |",
+    ]
+
+
+def test_the_targets_are_listed_without_what_has_none() -> None:
+    assert list(report.targets(_results()))[2:] == [
+        "| commits: ≥ 15,000/s | 12,500/s | **missed** |",
+        "| write: p50: ≤ 25.0 ms | 7.5 ms | met |",
+    ]
+
+
 def _run(results: list[Result], *, fsync: bool = False) -> report.Run:
     machine = dict.fromkeys(PACKAGES, "1.0") | {
         "cores": 2, "processor": "Abacus", "memory_gib": 8.0, "system": "Linux 6", "python": "3.11", "kafka": "4.3.1",
@@ -111,11 +135,13 @@ def test_the_figures_are_kept_for_programs_too(tmp_path: Path) -> None:
     json, markdown = report.write(_run(_results()), tmp_path / "results")
     told = orjson.loads(json.read_bytes())
     assert json.name == "2026-01-02-030400.json"
-    assert told["sizes"] == {"rounds": 2, "scale": 1.0, "partitions": 8, "fsync": False}
+    assert told["sizes"] == {"rounds": 2, "scale": 1.0, "partitions": 8, "fsync": False, "full": False}
     assert told["rounds"][1] == {"benchmark": "commits", "number": 2, "average": [3.0, 0.5, 0.2], "busy": 0.25}
     assert told["results"][0]["values"] == [15_000.0, 10_000.0]
     assert told["results"][0]["met"] is False
-    assert told["results"][0]["beside"] == [{"name": "raw", "values": [60_000.0, 80_000.0], "processor_us": [5.0, 7.0]}]
+    (raw,) = told["results"][0]["beside"]
+    assert (raw["name"], raw["values"], raw["processor_us"]) == ("raw", [60_000.0, 80_000.0], [5.0, 7.0])
+    assert (raw["ratio"], raw["ratio_target"], raw["met"]) == (0.1875, None, None)
     assert "| **commits** |" in markdown.read_text()
 
 

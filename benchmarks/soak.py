@@ -1,0 +1,104 @@
+"""A worker for twenty minutes at 70% of its speed: whether its memory and the time of a write stay as they are.
+
+Transactions come at an even pace straight into Kafka; beside them single writes go over HTTP, which are timed. At the
+end all of it is replayed from the log, and must be what the worker holds.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from benchmarks import workloads
+from benchmarks.bench import Bench, Worker, process_apart
+from benchmarks.commits import committed
+from benchmarks.logs import pace
+from benchmarks.machine import memory_mib
+from benchmarks.measured import MIB, MILLISECONDS, Latency, Result, Series, Side, WrongResultError
+from benchmarks.replays import replayed
+from benchmarks.writes import paced_writes
+
+SECONDS, SECONDS_FULL = 60.0, 1_200.0
+SLICES = 12
+"""The whole time is looked at in so many."""
+SHARE = 0.7
+WRITES_PER_S = 20
+PROBED = 60_000
+SETTLED_WITHIN_S = 30.0
+FLAT = 1.2
+"""How many times as much as in the second quarter it may be in the last: in the first one caches fill."""
+LOOK_EVERY_S = 0.5
+
+
+class Slice(NamedTuple):
+    """A part of the time."""
+
+    latency: Latency
+    memory_mib: float
+    """At its end."""
+
+
+def measure(bench: Bench) -> Iterator[Result]:
+    """One run."""
+    workload = workloads.one_change(bench.sizes.of(PROBED))
+    log = bench.filled(workload)
+    top = committed(bench, log, workload)
+    bench.forget(log)
+    per_s, seconds = SHARE * top.per_s, SECONDS_FULL if bench.sizes.full else SECONDS
+    log = bench.empty(0)
+    slices: list[Slice] = []
+    for _ in bench.rounds(f"a soak of {seconds / 60:.0f} minutes at {per_s:,.0f}/s", 1):
+        with bench.worker(log) as worker, process_apart() as (_, load), process_apart() as (_, writes):
+            worker.ready()
+            loading = load.submit(pace, log, per_s, seconds + 2)
+            for number in range(SLICES):
+                timed = writes.submit(paced_writes, worker.server, f"timed-{number}", WRITES_PER_S, seconds / SLICES)
+                slices.append(Slice(Latency.of(timed.result()), memory_mib(worker.pid, most=False)))
+                bench.say(
+                    f"  p50 {slices[-1].latency.p50_ms:.1f} p99 {slices[-1].latency.p99_ms:.1f} ms, "
+                    f"{slices[-1].memory_mib:,.0f} MiB, {worker.look().decided:,} decided"
+                )
+            sent = loading.result()
+            decided = _settled(worker, sent)
+            live = worker.digest()
+    bench.say(f"  replaying {decided:,} commits")
+    into = bench.directory(log) / "replayed"
+    found = replayed(replace(log, records=decided), into, os.cpu_count() or 1)
+    shutil.rmtree(into)
+    if found.digest != live:
+        raise WrongResultError(f"the replay has the digest {found.digest}, and the worker {live}")
+    bench.forget(log)
+    yield from _results(seconds, per_s, slices, decided)
+
+
+def _settled(worker: Worker, sent: int) -> int:
+    """How many were decided, once that is more than were sent beside the writes, and no more come."""
+    deadline, before = time.monotonic() + SETTLED_WITHIN_S, -1
+    while (standing := worker.look()).decided != before or before < sent:
+        if time.monotonic() > deadline:
+            raise WrongResultError(f"{standing.decided:,} are decided, and {sent:,} were sent beside the writes")
+        before = standing.decided
+        time.sleep(LOOK_EVERY_S)
+    if standing.committed != standing.decided:
+        raise WrongResultError(f"{standing.decided - standing.committed:,} were refused")
+    return before
+
+
+def _results(seconds: float, per_s: float, slices: Sequence[Slice], decided: int) -> Iterator[Result]:
+    checked = f"none of {decided:,} refused; the digest of a replay is the worker's"
+    quarter = SLICES // 4
+    early, late = slices[quarter : 2 * quarter], slices[-quarter:]
+    name = f"{seconds / 60:.0f} minutes at {per_s:,.0f} commits/s, the last quarter"
+
+    def result(what: str, unit: str, values: Callable[[Slice], float]) -> Result:
+        before, after = (Series.of(values(one) for one in some) for some in (early, late))
+        side = Side("the second quarter", before, ratio_target=FLAT)
+        return Result(f"{name}: {what}", unit, after, checked, (side,), None, "less")
+
+    yield result("memory", MIB, lambda one: one.memory_mib)
+    yield result(f"one HTTP write, {WRITES_PER_S}/s: p50", MILLISECONDS, lambda one: one.latency.p50_ms)
+    yield result(f"one HTTP write, {WRITES_PER_S}/s: p99", MILLISECONDS, lambda one: one.latency.p99_ms)
