@@ -18,7 +18,7 @@ from tests.property.test_written import (
 )
 from versolog.schemas.codec import decode, encode, schema
 from versolog.schemas.errors import Malformed
-from versolog.schemas.readings import read_commit, read_outcomes, read_share, read_transaction, read_votes
+from versolog.schemas.readings import read_commit, read_outcome, read_outcomes, read_share, read_transaction, read_votes
 from versolog.schemas.written import outcome_body
 
 harm = st.tuples(st.integers(0, 400), st.sampled_from(["cut", "flip", "add"]), st.integers(1, 255))
@@ -42,6 +42,7 @@ def told(read: Any, body: bytes) -> Any:
 
 
 READERS = {
+    "Outcome": (read_outcome, outcomes),
     "Transaction": (read_transaction, transactions),
     "Commit": (read_commit, commits),
     "Share": (read_share, shares),

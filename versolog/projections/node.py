@@ -24,6 +24,7 @@ from versolog.schemas.errors import (
     refusal,
 )
 from versolog.schemas.outcome import Outcome
+from versolog.schemas.readings import read_outcome
 from versolog.schemas.times import millis_to_text
 from versolog.schemas.topics import partition_of
 from versolog.streams.chain import intent_hash
@@ -39,7 +40,6 @@ AWAY_AFTER_S = 5.0
 LEVEL_AGAIN_S = 0.05
 
 _TRANSACTION = avro.schema("Transaction")
-_OUTCOME = avro.schema("Outcome")
 _TICK = avro.schema("Tick")
 
 
@@ -389,11 +389,11 @@ class Node:
 class Sent:
     """A transaction under way to its outcome."""
 
-    __slots__ = ("_futures", "_in_log", "_intent_hash", "_known", "_loop", "_node", "_tx")
+    __slots__ = ("_futures", "_in_log", "_intent_hash", "_known", "_loop", "_node", "_partitions", "_tx")
 
     def __init__(self, node: Node, tx: Transaction, intent: bytes, partitions: Sequence[Partition]) -> None:
         """`partitions` are those that decide it, as far as they are seen here; the home group's comes first."""
-        self._node, self._tx = node, tx
+        self._node, self._tx, self._partitions = node, tx, partitions
         self._intent_hash = intent_hash(intent)
         self._in_log = False
         self._loop = asyncio.get_running_loop()
@@ -424,20 +424,25 @@ class Sent:
     async def outcome(self, timeout_s: float) -> Outcome:
         """Wait for the outcome, whatever it is. Raises as `Node.submit` does."""
         try:
-            if self.is_decided:
-                outcome = await self._decided()
-            else:
+            if not self.is_decided:
                 async with asyncio.timeout(timeout_s):
-                    outcome = await self._decided()
+                    await self._settled()
+            return self._decided()
         except TimeoutError:
             raise self._late(timeout_s) from None
         finally:
             self.forget()
-        return outcome
 
-    async def _decided(self) -> Outcome:
+    async def _settled(self) -> None:
+        for known, future in zip(self._known, self._futures, strict=True):
+            if known is None:
+                await future
+            elif known.intent_hash != self._intent_hash:
+                return  # the others will never hear of this content
+
+    def _decided(self) -> Outcome:
         """The home partition's outcome, with what the other participants know of it."""
-        first = await self._of(0)
+        first = self._of(0)
         if first.intent_hash != self._intent_hash:
             verdict = "committed" if first.committed else "refused"
             raise refusal(
@@ -446,16 +451,16 @@ class Sent:
             )  # fmt: skip
         if len(self._futures) == 1:
             return first
-        return first.joined([await self._of(index) for index in range(1, len(self._futures))])
+        return first.joined([self._of(index) for index in range(1, len(self._futures))])
 
-    async def _of(self, index: int) -> Outcome:
+    def _of(self, index: int) -> Outcome:
         known = self._known[index]
-        return known if known is not None else await self._futures[index]
+        return known if known is not None else self._futures[index].result()
 
     def forget(self) -> None:
         """Wait no longer. What is in the log is decided all the same."""
-        for future in self._futures:
-            future.cancel()
+        for partition, future in zip(self._partitions, self._futures, strict=True):
+            partition.expect_no_more(self._tx.id, self._intent_hash, future)
         self._node.under_way -= 1
 
     def _fail(self, error: VersologError) -> None:
@@ -475,7 +480,7 @@ class Sent:
 def _outcome_in(partition: Partition, transaction_id: str) -> Outcome | None:
     """The outcome that the partition's store has for the id."""
     body = partition.store.outcome(transaction_id)
-    return None if body is None else Outcome.from_avro(avro.decode(_OUTCOME, body))
+    return None if body is None else Outcome.from_avro(read_outcome(body))
 
 
 def _progress(partition: Partition) -> Progress:

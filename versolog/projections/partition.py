@@ -8,15 +8,14 @@ from typing import Literal
 
 from versolog.projections.store import Store
 from versolog.projections.views import View
-from versolog.schemas import codec as avro
 from versolog.schemas.errors import VersologError
 from versolog.schemas.outcome import Outcome
+from versolog.schemas.readings import read_outcome
 from versolog.streams.committer import Progress, Waiting
 from versolog.streams.participant import closed_before
 
 Role = Literal["idle", "follower", "recovering", "owner", "stopped"]
 
-OUTCOME = avro.schema("Outcome")
 
 
 class Partition:
@@ -76,27 +75,28 @@ class Partition:
         return True
 
     def expect_outcome(self, transaction_id: str, intent_hash: bytes) -> asyncio.Future[Outcome]:
-        """A future of the outcome of this id with this content, whoever decides it. Cancel it when it's not wanted."""
+        """A future of the outcome of this id with this content, whoever decides it, until `expect_no_more`."""
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        key = (transaction_id, intent_hash)
-        self._waiting.setdefault(key, []).append(future)
-        future.add_done_callback(lambda done: self._forget(key, done))
+        self._waiting.setdefault((transaction_id, intent_hash), []).append(future)
         return future
+
+    def expect_no_more(self, transaction_id: str, intent_hash: bytes, future: asyncio.Future[Outcome]) -> None:
+        """Let go of what `expect_outcome` gave."""
+        future.cancel()
+        key = (transaction_id, intent_hash)
+        waiting = self._waiting.get(key)
+        if waiting is not None and future in waiting:
+            waiting.remove(future)
+            if not waiting:
+                del self._waiting[key]
 
     def _answer(self, outcomes: Iterable[tuple[str, bytes, bytes]]) -> None:
         for transaction_id, intent_hash, body in outcomes:
             waiting = self._waiting.pop((transaction_id, intent_hash), ())
-            outcome = Outcome.from_avro(avro.decode(OUTCOME, body)) if waiting else None
+            outcome = Outcome.from_avro(read_outcome(body)) if waiting else None
             for future in waiting:
                 if outcome is not None and not future.done():
                     future.set_result(outcome)
-
-    def _forget(self, key: tuple[str, bytes], done: asyncio.Future[Outcome]) -> None:
-        waiting = self._waiting.get(key)
-        if waiting is not None and done in waiting:
-            waiting.remove(done)
-            if not waiting:
-                del self._waiting[key]
 
     def _folded(self) -> None:
         if self._next_fold is not None and not self._next_fold.done():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, NamedTuple, Self
 from urllib.parse import quote, unquote
 
@@ -115,7 +116,7 @@ class Outcome:
     def token(self) -> str:
         """What a read must carry to see this write: `group:version` of each part, percent-encoded, commas between."""
         made = [part for part in self.parts if part.version]
-        return ",".join(f"{quote(part.group, safe='')}:{part.version}" for part in made)
+        return ",".join(f"{_quoted(part.group)}:{part.version}" for part in made)
 
     @property
     def missing(self) -> list[str]:
@@ -148,6 +149,11 @@ class Outcome:
         if error is not None:
             raise error
         return self
+
+
+@lru_cache(maxsize=4_096)
+def _quoted(group: str) -> str:
+    return quote(group, safe="")
 
 
 def read_token(token: str) -> dict[str, int]:

@@ -16,12 +16,14 @@ Item = TypeVar("Item")
 
 _TRANSACTION: Final = schema("Transaction")
 _COMMIT: Final = schema("Commit")
+_OUTCOME: Final = schema("Outcome")
 _OUTCOMES: Final = schema("Outcomes")
 _SHARE: Final = schema("Share")
 _VOTES: Final = schema("Votes")
 _CHECKPOINT: Final = schema("Checkpoint")
 
 _OPS: Final = ("put", "patch", "add", "delete")
+_VERDICTS: Final = ("committed", "refused")
 _HASH_BYTES: Final = 32
 _VARINT_SHIFT_MAX: Final = 56
 """Of the ninth byte. A tenth may go beyond 64 bits, and what is made of that is the library's to say."""
@@ -62,6 +64,11 @@ def read_share(body: bytes, writer: Schema = _SHARE) -> Record:
 def read_votes(body: bytes, writer: Schema = _VOTES) -> Record:
     """The Votes in an Avro body written with `writer`. Raises Malformed."""
     return _record(_VOTES, _votes, body, writer)
+
+
+def read_outcome(body: bytes) -> Record:
+    """The Outcome in an Avro body of our own. Raises Malformed."""
+    return _record(_OUTCOME, _outcome, body, _OUTCOME)
 
 
 def read_outcomes(body: bytes, writer: Schema = _OUTCOMES) -> Outcomes:
@@ -147,6 +154,13 @@ class _Body:
     def optional_text(self) -> str | None:
         return self.text() if self.branch() else None
 
+    def symbol(self, symbols: tuple[str, ...]) -> str:
+        """Of an enum."""
+        number = self.long()
+        if not 0 <= number < len(symbols):
+            raise _UnusualError
+        return symbols[number]
+
     def array(self, item: Callable[[_Body], Item]) -> list[Item]:
         """An array in one block, each of its items as `item` reads it."""
         count = self.long()
@@ -200,10 +214,7 @@ def _expectation(rest: _Body) -> Record:
 
 
 def _requested_change(rest: _Body) -> Record:
-    op = rest.long()
-    if not 0 <= op < len(_OPS):
-        raise _UnusualError
-    return {"op": _OPS[op], "table": rest.text(), "key": rest.text(), "row": rest.optional_text()}
+    return {"op": rest.symbol(_OPS), "table": rest.text(), "key": rest.text(), "row": rest.optional_text()}
 
 
 def _commit(rest: _Body) -> Record:
@@ -262,6 +273,29 @@ def _schema_met(rest: _Body) -> Record:
     return {"table": rest.text(), "fingerprint": rest.bytes_of(_HASH_BYTES)}
 
 
+def _outcome(rest: _Body) -> Record:
+    return {
+        "transaction_id": rest.text(),
+        "intent_hash": rest.bytes_of(_HASH_BYTES),
+        "transaction_offset": rest.long(),
+        "committed_at": rest.long(),
+        "outcome": rest.symbol(_VERDICTS),
+        "parts": rest.array(_part_outcome),
+        "code": rest.text(),
+        "detail": rest.text(),
+        "facts": rest.text(),
+    }
+
+
+def _part_outcome(rest: _Body) -> Record:
+    return {
+        "group": rest.text(),
+        "branch": rest.text(),
+        "version": rest.long(),
+        "hash": rest.bytes_of(_HASH_BYTES),
+    }
+
+
 def _outcomes(rest: _Body) -> Outcomes:
     return Outcomes(rest.array(_told), decode(_CHECKPOINT, rest.remainder()) if rest.branch() else None)
 
@@ -272,8 +306,7 @@ def _told(rest: _Body) -> Told:
     rest.bytes_of(_HASH_BYTES)
     rest.long()
     rest.long()
-    if rest.long() not in (0, 1):
-        raise _UnusualError
+    rest.symbol(_VERDICTS)
     rest.array(_pass_told_part)
     code = rest.text()
     rest.text()

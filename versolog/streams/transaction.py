@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Self, cast
 
 import orjson
 
-from versolog.schemas import codec, documents, limits, times
+from versolog.schemas import documents, limits, times
 from versolog.schemas.codec import Record
 from versolog.schemas.conflicts import Resolution
 from versolog.schemas.errors import Invalid, Malformed, TooLarge, VersologError
+from versolog.schemas.written import transaction_body
 from versolog.streams.state import MAIN
 
 Json = dict[str, Any]
 
 _SYSTEM = "$"
-_TRANSACTION = codec.schema("Transaction")
 _ABOUT = {
     "author": limits.AUTHOR_BYTES_MAX,
     "message": limits.MESSAGE_BYTES_MAX,
@@ -224,7 +223,7 @@ class Transaction(Part):
 
     def intent(self) -> bytes:
         """The Avro body, the same bytes for the same content. Raises Invalid and TooLarge."""
-        body = codec.encode(_TRANSACTION, self.record())
+        body = transaction_body(self.record())
         if len(body) > limits.TRANSACTION_BYTES_MAX:
             raise TooLarge(
                 f"the transaction has {len(body):,} bytes; the limit is {limits.TRANSACTION_BYTES_MAX:,}",
@@ -250,7 +249,7 @@ class Transaction(Part):
         fields = _object(obj, "", _TRANSACTION_FIELDS)
         parts = fields.get("parts")
         own_group = None if parts is not None else _required(fields, "group", "", str)
-        with _at("/"):
+        with _At("/"):
             tx = cls(
                 own_group,
                 id=_optional(fields, "id", "", str, None),
@@ -281,7 +280,7 @@ class Transaction(Part):
                 raise Invalid(
                     f"group {name!r} is named twice; put all that is asked of it into one part", field=f"{where}/group"
                 )
-            with _at(f"{where}/"):
+            with _At(f"{where}/"):
                 part = self.group(name, _optional(part_fields, "branch", where, str, MAIN))
             _read_part(part, part_fields, where)
 
@@ -330,7 +329,7 @@ def _change_to_json(change: Record) -> Json:
 def _read_part(part: Part, fields: Json, where: str) -> None:
     head = _optional(fields, "expect_head", where, int, None)
     if head is not None:
-        with _at(f"{where}/"):
+        with _At(f"{where}/"):
             part.expect_head(head)
     for index, obj in enumerate(_optional(fields, "expect", where, list, [])):
         _read_expectation(part, obj, f"{where}/expect/{index}")
@@ -344,7 +343,7 @@ def _read_part(part: Part, fields: Json, where: str) -> None:
 def _read_expectation(part: Part, obj: object, where: str) -> None:
     fields = _object(obj, where, frozenset({"table", "key", "version"}))
     table, key = _required(fields, "table", where, str), _required(fields, "key", where, str)
-    with _at(f"{where}/"):
+    with _At(f"{where}/"):
         part.expect(table, key, _required(fields, "version", where, int))
 
 
@@ -355,14 +354,14 @@ def _read_change(part: Part, obj: object, where: str) -> None:
     if op == "delete":
         if fields.get("row") is not None:
             raise Invalid("a delete has no row", field=f"{where}/row")
-        with _at(f"{where}/"):
+        with _At(f"{where}/"):
             part.delete(table, key)
         return
     ask: Callable[[str, str, Json], Part] | None = {"put": part.put, "patch": part.patch, "add": part.add}.get(op)
     if ask is None:
         raise Invalid(f"{op[:64]!r} is no change; put, patch, add and delete are", field=f"{where}/op")
     row = _required(fields, "row", where, dict)
-    with _at(f"{where}/"):
+    with _At(f"{where}/"):
         ask(table, key, row)
 
 
@@ -371,7 +370,7 @@ def _read_operation(part: Part, obj: Json, where: str) -> None:
     fields = _object(obj, where, frozenset({"kind", "arguments"}))
     kind = _required(fields, "kind", where, str)
     arguments = _optional(fields, "arguments", where, dict, {})
-    with _at(f"{where}/"):
+    with _At(f"{where}/"):
         part.operation(kind, **arguments)
 
 
@@ -414,15 +413,21 @@ def _moment(text: str | None) -> int | None:
         raise
 
 
-@contextmanager
-def _at(where: str) -> Iterator[None]:
+class _At:
     """Errors raised inside get a JSON pointer for their field: `where`, and below it the field they name."""
-    try:
-        yield
-    except VersologError as error:
-        field = str(error.facts.get("field", ""))
-        error.facts["field"] = field if field.startswith("/") else f"{where}{field}"
-        raise
+
+    __slots__ = ("_where",)
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, VersologError):
+            field = str(error.facts.get("field", ""))
+            error.facts["field"] = field if field.startswith("/") else f"{self._where}{field}"
 
 
 def _name(what: str, name: object) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -27,11 +26,6 @@ FOR_EVER = "public, max-age=31536000, immutable"
 ASK_AGAIN = "no-cache"
 
 
-@lru_cache(maxsize=4_096)
-def _time_bytes(time_ms: int) -> bytes:
-    return millis_to_text(time_ms).encode()
-
-
 class RowText:
     """Writes the rows of one table: `{"group", "table", "key", "version", "committed_at", "row"}`.
 
@@ -47,7 +41,7 @@ class RowText:
             self._start,
             orjson.dumps(key),
             row.version,
-            _time_bytes(row.committed_at),
+            millis_to_text(row.committed_at).encode(),
             row.text or b"null",
         )
 

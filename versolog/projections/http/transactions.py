@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -38,6 +40,8 @@ from versolog.streams.transaction import Transaction
 
 BATCH_UNDER_WAY_MAX = 2_000
 """Lines of one batch that may wait for their outcome; the next is read when the first of these is answered."""
+BATCH_WAITS_MAX_S = 0.1
+"""And while that one has waited for so long, a slice is read only as often as this."""
 SLICE_LINES = 25
 """Read between two turns of the event loop."""
 FLUSH_BYTES = 64 * 1024
@@ -136,18 +140,17 @@ class Writes:
 
     async def _batch(self, request: Request, timeout_s: float) -> AsyncIterator[bytes]:
         """The outcome of each line, in order, each as soon as those before it are known."""
-        asked: asyncio.Queue[_Line | None] = asyncio.Queue(BATCH_UNDER_WAY_MAX)
+        asked = _UnderWay()
         reader = asyncio.create_task(self._read_batch(request, asked, timeout_s))
         told = bytearray()
-        line: _Line | None = None
         try:
-            while (line := await asked.get()) is not None:
+            while (line := await asked.first()) is not None:
                 if told and not line.is_settled:
                     yield bytes(told)
                     told.clear()
-                settling, line = line, None  # from here on it forgets itself
-                told += answer.text(await settling.outcome(self._metrics)) + b"\n"
-                if asked.empty() or len(told) >= FLUSH_BYTES:
+                asked.pop()  # from here on it forgets itself
+                told += answer.text(await line.outcome(self._metrics)) + b"\n"
+                if not asked or len(told) >= FLUSH_BYTES:
                     yield bytes(told)
                     told.clear()
             if told:
@@ -156,21 +159,19 @@ class Writes:
         finally:
             reader.cancel()
             await asyncio.wait({reader})
-            left = [line] + [asked.get_nowait() for _ in range(asked.qsize())]
-            for one in left:
-                if one is not None:
-                    one.forget()
+            asked.forget()
 
-    async def _read_batch(self, request: Request, asked: asyncio.Queue[_Line | None], timeout_s: float) -> None:
+    async def _read_batch(self, request: Request, asked: _UnderWay, timeout_s: float) -> None:
         count = 0
         try:
             async for line in lines(request.stream(), BODY_BYTES_MAX):
-                await asked.put(self._send(line, timeout_s))
+                asked.append(self._send(line, timeout_s))
                 count += 1
                 if count % SLICE_LINES == 0:
                     await asyncio.sleep(0)
+                    await asked.room()
         finally:
-            await asked.put(None)
+            asked.end()
 
     def _send(self, line: bytes | VersologError, timeout_s: float) -> _Line:
         """Send what one line holds."""
@@ -297,6 +298,72 @@ class _Passed:
 
 
 _Line = _Settled | _Sent | _Passed
+
+
+class _UnderWay:
+    """The lines of one batch that were sent and are not answered, in order.
+
+    No more are sent while there are many, or while the first one waits for long already. Then the lines come faster
+    than they are decided, and what is sent beyond that only has all others wait, single writes too.
+    """
+
+    def __init__(self) -> None:
+        self._lines: deque[tuple[float, _Line]] = deque()
+        self._is_over = False
+        self._awaited: tuple[float, _Line] | None = None
+        """What was popped last, whose outcome is waited for."""
+        self._more, self._fewer = asyncio.Event(), asyncio.Event()
+
+    def __bool__(self) -> bool:
+        return bool(self._lines)
+
+    def append(self, line: _Line) -> None:
+        self._lines.append((time.monotonic(), line))
+        self._more.set()
+
+    def end(self) -> None:
+        """There are no more."""
+        self._is_over = True
+        self._more.set()
+
+    async def first(self) -> _Line | None:
+        """The first of them, once there is one; None at the end."""
+        self._awaited = None
+        while not self._lines:
+            if self._is_over:
+                return None
+            self._fewer.set()
+            self._more.clear()
+            await self._more.wait()
+        self._fewer.set()
+        return self._lines[0][1]
+
+    def pop(self) -> None:
+        """The first is taken over."""
+        self._awaited = self._lines.popleft()
+
+    async def room(self) -> None:
+        """Wait until some more may be sent. For one that waits for others no longer than a moment: the rest need not."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(BATCH_WAITS_MAX_S):
+                while self._first_waits():
+                    await self._change()
+        while len(self._lines) >= BATCH_UNDER_WAY_MAX:
+            await self._change()
+
+    async def _change(self) -> None:
+        self._fewer.clear()
+        await self._fewer.wait()
+
+    def _first_waits(self) -> bool:
+        first = self._awaited or (self._lines[0] if self._lines else None)
+        return first is not None and time.monotonic() - first[0] > BATCH_WAITS_MAX_S and not first[1].is_settled
+
+    def forget(self) -> None:
+        """Wait for none of them any more."""
+        for _, line in self._lines:
+            line.forget()
+        self._lines.clear()
 
 
 # How outcomes are told
