@@ -83,7 +83,7 @@ $(QUIX)/.installed: benchmarks/peers/requirements.txt
 bench: setup $(QUIX)/.installed
 	VERSOLOG_QUIX_PYTHON=$(QUIX)/bin/python $(BIN)/python -m benchmarks $(BENCH_ARGS)
 
-# All of it at its whole size: about two hours.
+# All of it at its whole size: some three hours.
 bench-full: setup $(QUIX)/.installed
 	VERSOLOG_QUIX_PYTHON=$(QUIX)/bin/python $(BIN)/python -m benchmarks --full $(BENCH_ARGS)
 

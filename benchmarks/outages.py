@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
 from typing import NamedTuple
@@ -27,7 +27,7 @@ SINGLE_PER_S, SPANNING_PER_S = 1_000, 50
 BEFORE_S, SETTLE_S = 5.0, 3.0
 SESSION_TIMEOUT_S = 10.0
 """As in production: for this long after the kill nothing is assigned."""
-AGAIN_WITHIN_S = 60.0
+OWNED_WITHIN_S = OUTCOME_WITHIN_S = 60.0
 RATE_KEPT = 0.9
 DECIDED_TARGET_MS = 5_000.0
 LOOK_EVERY_S = 0.1
@@ -95,7 +95,7 @@ async def _outage(bench: Bench, number: int) -> Outage:
     with cluster_of(bench, f"outage-{number}") as cluster:
         for name in ("w1", "w2"):
             cluster.start(name, session_timeout_s=SESSION_TIMEOUT_S)
-        await asyncio.to_thread(cluster.owned)
+        await _owned(cluster, dict.fromkeys(("w1", "w2"), PARTITIONS // 2))
         await asyncio.to_thread(cluster.level)
         # The sequencer runs beside the owner of partition 0: with it, what goes over both is taken in, and holds.
         stays, goes = ("w1", "w2") if 0 in cluster.workers["w1"].owned() else ("w2", "w1")
@@ -110,7 +110,7 @@ async def _outage(bench: Bench, number: int) -> Outage:
             await asyncio.sleep(BEFORE_S)
             await asyncio.to_thread(cluster.workers[goes].kill)
             killed_s = time.perf_counter()
-            await _all_owned(cluster, stays)
+            await _owned(cluster, {stays: PARTITIONS})
             assigned_s = time.perf_counter()
             await asyncio.sleep(SETTLE_S)
             stopped.set()
@@ -129,11 +129,12 @@ def _groups(name: str, partition: int) -> list[str]:
     return [next(wanted) for _ in range(GROUPS)]
 
 
-async def _all_owned(cluster: Cluster, name: str) -> None:
-    deadline = time.monotonic() + AGAIN_WITHIN_S
-    while len(await asyncio.to_thread(cluster.workers[name].owned)) < PARTITIONS:
+async def _owned(cluster: Cluster, wanted: Mapping[str, int]) -> None:
+    """Wait until each of the named workers owns so many partitions."""
+    deadline = time.monotonic() + OWNED_WITHIN_S
+    while {name: len(await asyncio.to_thread(cluster.workers[name].owned)) for name in wanted} != wanted:
         if time.monotonic() > deadline:
-            raise WrongResultError(f"the partitions were not assigned again within {AGAIN_WITHIN_S:g} s")
+            raise WrongResultError(f"the partitions were not assigned within {OWNED_WITHIN_S:g} s")
         await asyncio.sleep(LOOK_EVERY_S)
 
 
@@ -156,7 +157,7 @@ async def _sent(producer: AsyncProducer, groups: Sequence[str], due_s: float) ->
     tx = Transaction(None, author="bench")
     for group in groups:
         tx.group(group).add("t", "counter", {"n": 1})
-    (await (await producer.send(tx)).outcome(AGAIN_WITHIN_S)).raise_for_refusal()
+    (await (await producer.send(tx)).outcome(OUTCOME_WITHIN_S)).raise_for_refusal()
     return Sent(due_s, time.perf_counter())
 
 
