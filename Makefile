@@ -3,12 +3,12 @@
 # make up      Kafka, a worker and the HTTP API, until Ctrl-C
 # make test    all tests, on a real Kafka (JOBS=2 at once)
 # make check   format, lint, types, import rules
-# make bench   benchmarks beside raw librdkafka, Faust and Quix Streams
+# make bench   benchmarks beside raw librdkafka, Faust, Quix Streams and PostgreSQL
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-QUIX ?= .venv-quix
+PEERS ?= .venv-peers
 DAYS ?= 3
 PYTEST_ARGS ?=
 JOBS ?= 2
@@ -74,19 +74,19 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 # Quix Streams wants another confluent-kafka than versolog does.
-$(QUIX)/.installed: benchmarks/peers/requirements.txt
-	@echo "· setting up $(QUIX) for Quix Streams, which is measured beside versolog"
-	@test -x $(QUIX)/bin/python || $(PYTHON) -m venv $(QUIX)
-	@$(QUIX)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+$(PEERS)/.installed: benchmarks/peers/requirements.txt
+	@echo "· setting up $(PEERS) for Quix Streams and PostgreSQL, which are measured beside versolog"
+	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
-bench: setup $(QUIX)/.installed
-	VERSOLOG_QUIX_PYTHON=$(QUIX)/bin/python $(BIN)/python -m benchmarks $(BENCH_ARGS)
+bench: setup $(PEERS)/.installed
+	VERSOLOG_PEERS_PYTHON=$(PEERS)/bin/python $(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 # All of it at its whole size: some three hours.
-bench-full: setup $(QUIX)/.installed
-	VERSOLOG_QUIX_PYTHON=$(QUIX)/bin/python $(BIN)/python -m benchmarks --full $(BENCH_ARGS)
+bench-full: setup $(PEERS)/.installed
+	VERSOLOG_PEERS_PYTHON=$(PEERS)/bin/python $(BIN)/python -m benchmarks --full $(BENCH_ARGS)
 
 clean:
-	rm -rf $(VENV) $(QUIX) versolog-data .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PEERS) versolog-data .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	rm -f versolog__mypyc*.so versolog/*/*.so

@@ -107,6 +107,13 @@ class Bench:
         make(log, fsync=self.sizes.fsync)
         return log
 
+    def fresh_directory(self, name: str) -> Path:
+        """For what is made beside."""
+        self._made += 1
+        directory = self.scratch / f"{name}-{self._made}"
+        directory.mkdir()
+        return directory
+
     def forget(self, log: Log) -> None:
         """Free what the log and its stores take."""
         log.forget()

@@ -7,13 +7,11 @@ not counted; and each output is held against the events before.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple, cast
 
 import orjson
@@ -24,13 +22,11 @@ from benchmarks.bench import Bench
 from benchmarks.logs import READ_AT_ONCE, REQUEST_TIMEOUT_S, Log, check, fill, make, reading
 from benchmarks.machine import cpu_s
 from benchmarks.measured import Result, Speed, WrongResultError, compared, told
+from benchmarks.peers import DIRECTORY, python_of_peers
 from benchmarks.workloads import Workload
 from versolog.schemas.topics import Topics
 from versolog.streams.transaction import Transaction
 
-HERE = Path(__file__).parent / "peers"
-QUIX_PYTHON = "VERSOLOG_QUIX_PYTHON"
-"""The environment variable that names the Python which Quix Streams is installed for."""
 KEYS = 100
 COUNT, QUIX_COUNT, FAUST_COUNT = 60_000, 60_000, 5_000
 """Faust takes a minute for what the others do in seconds."""
@@ -74,11 +70,11 @@ def measure(bench: Bench) -> Iterator[Result]:
 
 def _peers(bench: Bench) -> list[Peer]:
     peers = []
-    if quix := os.environ.get(QUIX_PYTHON):
-        peers.append(Peer(QUIX, [quix, str(HERE / "quix_counters.py")], QUIX_COUNT))
+    if quix := python_of_peers("quixstreams"):
+        peers.append(Peer(QUIX, [quix, str(DIRECTORY / "quix_counters.py")], QUIX_COUNT))
     else:
-        bench.say(f"Quix Streams is left out: {QUIX_PYTHON} names no Python that has it (make bench makes one)")
-    return [*peers, Peer(FAUST, [sys.executable, str(HERE / "faust_counters.py")], FAUST_COUNT)]
+        bench.say("Quix Streams is left out: it is not installed (make bench does that)")
+    return [*peers, Peer(FAUST, [sys.executable, str(DIRECTORY / "faust_counters.py")], FAUST_COUNT)]
 
 
 def _versolog(bench: Bench, number: int) -> Speed:

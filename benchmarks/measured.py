@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from types import MappingProxyType
 from typing import Literal, NamedTuple
@@ -92,6 +92,10 @@ class Result:
     def met_beside(self, side: Side) -> bool | None:
         """Whether the ratio meets its target; None without one."""
         return None if side.ratio_target is None else self._meets(self.ratio(side), side.ratio_target)
+
+    def beside(self, others: Mapping[str, Sequence[float]]) -> Result:
+        """The same with more sides, by name what they made in each round."""
+        return replace(self, sides=(*self.sides, *(Side(name, Series.of(made)) for name, made in others.items())))
 
     def _meets(self, value: float, target: float) -> bool:
         return value >= target if self.better == "more" else value <= target

@@ -16,6 +16,7 @@ from benchmarks.bench import Bench, Worker, apart
 from benchmarks.load import Load, load
 from benchmarks.machine import cpu_s
 from benchmarks.measured import Result, Seen, Series, Side, Speed, WrongResultError, compared, speed, told
+from benchmarks.postgres import EVENTS_READS, READS, Postgres
 from benchmarks.workloads import Expected, Workload
 
 LOAD_S = 3.0
@@ -40,19 +41,22 @@ class Asked(NamedTuple):
     expected: Expected
 
 
-def measure(bench: Bench, worker: Worker, workload: Workload) -> Iterator[Result]:
+def measure(bench: Bench, worker: Worker, workload: Workload, beside: Postgres | None) -> Iterator[Result]:
     """Of a worker that holds `workload`, with the stock."""
     head, past = reads_of(workload, past=False), reads_of(workload, past=True)
     for asked in (*head[:ROWS_CHECKED], *past[:ROWS_CHECKED]):
         _check_row(worker, asked)
-    yield from _point_reads(bench, worker, head, past)
+    yield from _point_reads(bench, worker, head, past, beside)
     yield _scan(bench, worker)
 
 
-def _point_reads(bench: Bench, worker: Worker, head: Sequence[Asked], past: Sequence[Asked]) -> Iterator[Result]:
+def _point_reads(
+    bench: Bench, worker: Worker, head: Sequence[Asked], past: Sequence[Asked], beside: Postgres | None
+) -> Iterator[Result]:
     newest: list[Load] = []
     old: list[Load] = []
     bare: list[Load] = []
+    others: dict[str, list[float]] = {}
     with bare_server(*answer_of(worker, head[0].path)) as constant:
         for _ in bench.rounds("HTTP point reads"):
             newest.append(load(worker.server, [asked.path for asked in head], LOAD_S))
@@ -60,6 +64,9 @@ def _point_reads(bench: Bench, worker: Worker, head: Sequence[Asked], past: Sequ
             bare.append(load(constant, ["/"], LOAD_S))
             bench.say(f"  at head {told(newest[-1].speed)}, in the past {told(old[-1].speed)}, "
                       f"constant bytes {told(bare[-1].speed)}")  # fmt: skip
+            if beside is not None:
+                others.setdefault(READS, []).append(beside.per_s("reads"))
+                others.setdefault(EVENTS_READS, []).append(beside.per_s("reads", "eventsourcing_clients"))
     if bench.profiles:
         with bench.profiled(worker.pid, "reads"):
             load(worker.server, [asked.path for asked in head], 2 * LOAD_S)
@@ -71,7 +78,8 @@ def _point_reads(bench: Bench, worker: Worker, head: Sequence[Asked], past: Sequ
         ("HTTP point reads at an old version", old, constants | at_head),
     ):
         speeds = [each.speed for each in loads]
-        yield compared(name, speeds, checked, sides, TARGET_PER_S, dict.fromkeys(at_head, OLD_TO_HEAD))
+        result = compared(name, speeds, checked, sides, TARGET_PER_S, dict.fromkeys(at_head, OLD_TO_HEAD))
+        yield result if loads is newest else result.beside(others)
         for share in ("p50", "p99"):
             ours, floor = (Series.of(getattr(each.latency, f"{share}_ms") for each in side) for side in (loads, bare))
             yield Result(f"{name}: {share}", "ms", ours, checked, (Side(CONSTANT, floor),), better="less")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from benchmarks import busy, reads, workloads, writes
 from benchmarks.bench import Bench
 from benchmarks.measured import Result
+from benchmarks.postgres import postgres
 
 FLIGHT_EVENTS = 30_000
 
@@ -20,7 +21,8 @@ def measure(bench: Bench) -> Iterator[Result]:
     with bench.worker(log) as worker:
         worker.decides(log.records)
         worker.ready()
-        yield from reads.measure(bench, worker, workload)
-        yield from writes.measure(bench, worker, log)
+        with postgres(bench) as beside:
+            yield from reads.measure(bench, worker, workload, beside)
+            yield from writes.measure(bench, worker, log, beside)
         yield from busy.measure(bench, worker, workload)
     bench.forget(log)

@@ -18,6 +18,7 @@ from itertools import accumulate
 
 from benchmarks.bench import Bench
 from benchmarks.measured import MILLISECONDS, PER_SECOND, Result, Series, Side, WrongResultError, percentile
+from benchmarks.postgres import TRANSFERS, postgres
 from tests.cluster import Cluster
 from versolog.client import Client, Read
 from versolog.schemas.topics import partition_of
@@ -33,27 +34,37 @@ TARGET_PER_S = 3_000.0
 P50_TARGET_MS, P99_TARGET_MS = 50.0, 150.0
 PACED_S = 6.0
 WITHIN_S = 300.0
-LOOK_EVERY_S = 0.25
+LOOK_EVERY_S, LOOK_RARELY_EVERY_S = 0.1, 0.5
+NEAR_THE_END = 0.8
 
 
 def measure(bench: Bench) -> Iterator[Result]:
     """One and two workers, uniform and skewed keys; then the time that one takes at half of the speed."""
     per_s: dict[tuple[int, bool, float], list[float]] = {}
+    transfers: list[float] = []
     count = bench.sizes.of(COUNT)
-    for number in bench.rounds("transactions over two partitions"):
-        for workers in (1, 2):
-            for skewed in (False, True):
-                for share in SHARES:
-                    speed = _decided_per_s(bench, _transactions(count, share, skewed, number), workers)
-                    per_s.setdefault((workers, skewed, share), []).append(speed)
-                    bench.say(f"  {_named(workers, skewed, share)}: {speed:,.0f}/s")
+    with postgres(bench) as beside:
+        for number in bench.rounds("transactions over two partitions"):
+            for workers in (1, 2):
+                for skewed in (False, True):
+                    for share in SHARES:
+                        speed = _decided_per_s(bench, _transactions(count, share, skewed, number), workers)
+                        per_s.setdefault((workers, skewed, share), []).append(speed)
+                        bench.say(f"  {_named(workers, skewed, share)}: {speed:,.0f}/s")
+            if beside is not None:
+                transfers.append(beside.per_s("transfers"))
+                bench.say(f"  {TRANSFERS}: {transfers[-1]:,.0f}/s")
     for workers in (1, 2):
         for skewed in (False, True):
             sides = tuple(
                 Side(f"{share:.0%} over two partitions", Series.of(per_s[workers, skewed, share]))
                 for share in SHARES[:-1]
             )
-            target = TARGET_PER_S if workers == 2 and not skewed else None
+            target = None
+            if workers == 2 and not skewed:
+                target = TARGET_PER_S
+                if transfers:
+                    sides += (Side(TRANSFERS, Series.of(transfers), ratio_target=1.0),)
             every = Series.of(per_s[workers, skewed, 1.0])
             checked = "every transaction is committed, none refused; what was moved adds up to nothing"
             yield Result(_named(workers, skewed, 1.0), PER_SECOND, every, checked, sides, target)
@@ -119,7 +130,8 @@ def _decided_per_s(bench: Bench, transactions: Sequence[Transaction], workers: i
             decided = int(sum(worker.metric("versolog_decided_total") for worker in running))
             if decided and begun_s is None:
                 begun_s, before = time.perf_counter(), decided
-            time.sleep(LOOK_EVERY_S)
+            is_between = begun_s is not None and decided < parts * NEAR_THE_END
+            time.sleep(LOOK_RARELY_EVERY_S if is_between else LOOK_EVERY_S)
         assert begun_s is not None
         took_s = time.perf_counter() - begun_s
         committed = int(sum(worker.metric("versolog_decided_total", outcome="committed") for worker in running))

@@ -30,6 +30,7 @@ from benchmarks.measured import (
     speed,
     told,
 )
+from benchmarks.postgres import COMMITS, EVENTS, Postgres
 from versolog.streams.transaction import Transaction
 
 PER_S = 100
@@ -42,10 +43,10 @@ SOCKET_TIMEOUT_S = 60.0
 CREATED = 201
 
 
-def measure(bench: Bench, worker: Worker, log: Log) -> Iterator[Result]:
+def measure(bench: Bench, worker: Worker, log: Log, beside: Postgres | None) -> Iterator[Result]:
     """Of a worker that is idle otherwise."""
     yield from _paced(bench, worker, log)
-    yield _batch(bench, worker)
+    yield _batch(bench, worker, beside)
 
 
 def _paced(bench: Bench, worker: Worker, log: Log) -> Iterator[Result]:
@@ -73,17 +74,21 @@ def _paced(bench: Bench, worker: Worker, log: Log) -> Iterator[Result]:
         )  # fmt: skip
 
 
-def _batch(bench: Bench, worker: Worker) -> Result:
+def _batch(bench: Bench, worker: Worker, beside: Postgres | None) -> Result:
     lines = bench.sizes.of(BATCH_LINES)
     ours: list[Speed] = []
+    others: dict[str, list[float]] = {}
     for number in bench.rounds("HTTP batch writes"):
         ours.append(apart(batch_written, worker.server, f"batch-{number}", lines))
         bench.say(f"  {told(ours[-1])}")
+        if beside is not None:
+            others.setdefault(COMMITS, []).append(beside.per_s("commits"))
+            others.setdefault(EVENTS, []).append(beside.per_s("commits", "eventsourcing_clients"))
     if bench.profiles:
         with bench.profiled(worker.pid, "batch"):
             apart(batch_written, worker.server, "batch-profile", 2 * lines)
     checked = f"one request of {lines:,} lines, acknowledged after the commit; every line committed, in order"
-    return compared("HTTP batch writes (NDJSON)", ours, checked, {}, BATCH_TARGET_PER_S)
+    return compared("HTTP batch writes (NDJSON)", ours, checked, {}, BATCH_TARGET_PER_S).beside(others)
 
 
 def paced_writes(server: Server, run: str, per_s: int, seconds: float, group: str | None = None) -> list[float]:
