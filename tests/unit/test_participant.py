@@ -506,6 +506,19 @@ def test_a_checkpoint_made_on_the_way_still_has_what_was_not_read_again(sides: S
     assert sides.a.participant.checkpoint() == checkpoint
 
 
+def test_what_the_checkpoint_leaves_undecided_is_not_taken_in_before_it_was_read_again(sides: Sides) -> None:
+    sides.take(put(A, B, id="x"))
+    sides.a.take(put(A2, id="beside"))
+    checkpoint = sides.a.participant.checkpoint()
+    assert sides.a.participant.has_taken_in(2)
+    assert not sides.a.participant.has_taken_in(3)
+    sides.a.begin(checkpoint)
+    assert not sides.a.participant.has_taken_in(2)
+    sides.a.read(0)
+    assert sides.a.participant.has_taken_in(2)
+    assert sides.a.waiting == [0]
+
+
 def test_votes_that_came_early_are_heard_again(sides: Sides) -> None:
     shares = sides.share(put(A, B, id="x"))
     sides.b.take(shares[1])

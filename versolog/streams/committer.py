@@ -283,7 +283,7 @@ class Committer:
         participant = self._participant
         if participant is None:
             return None
-        level = participant.next_offset >= self._level_at
+        level = participant.has_taken_in(self._level_at)
         return Progress(level, participant.undecided_groups(), self._decided, self._stored)
 
     def _loop_ended(self, task: asyncio.Task[None]) -> None:

@@ -209,6 +209,11 @@ class Participant:
         """The undecided, in the order of the log."""
         return list(self._undecided.values())
 
+    def has_taken_in(self, offset: int) -> bool:
+        """Whether all below that offset of the log is decided or among the undecided here. What the checkpoint leaves
+        undecided is neither before it was read again, although the checkpoint stands behind it."""
+        return self.next_offset >= offset and not self._left
+
     @property
     def undecided_count(self) -> int:
         return len(self._undecided)
