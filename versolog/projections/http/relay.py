@@ -74,17 +74,17 @@ class Relay:
         )
         raw_path: bytes = request.scope["raw_path"]
         query: bytes = request.scope["query_string"]
-        return await self._ask_owner(elsewhere, asked, raw_path + (b"?" + query if query else b""))
+        return await self._ask_owner(elsewhere, asked, raw_path + (b"?" + query if query else b""), stream=True)
 
     async def transaction(self, elsewhere: Elsewhere, tx: Transaction, timeout_s: float) -> Response:
         """The owner's answer to `tx`. Raises Unavailable."""
         found = await self._send(elsewhere, tx, timeout_s)
-        return Response(await found.aread(), found.status_code, _answer_headers(found))
+        return Response(found.content, found.status_code, _answer_headers(found))
 
     async def outcome(self, elsewhere: Elsewhere, tx: Transaction, timeout_s: float) -> dict[str, Any]:
         """As `transaction`, for a line of a batch: the body alone."""
         found = await self._send(elsewhere, tx, timeout_s)
-        body = orjson.loads(await found.aread())
+        body = orjson.loads(found.content)
         if "outcome" in body:
             return {name: value for name, value in body.items() if name not in ("type", "title", "status")}
         raise Unavailable(body.get("detail", "the owner did not say how it ended"), id=tx.id)
@@ -117,7 +117,7 @@ class Relay:
             timeout=_timeout(elsewhere.answer_within_s),
         )
         found = await self._ask_owner(elsewhere, request, path.encode())
-        told: dict[str, Any] = orjson.loads(await found.aread())
+        told: dict[str, Any] = orjson.loads(found.content)
         if not found.is_success:
             kind = Unavailable if found.status_code == HTTPStatus.SERVICE_UNAVAILABLE else VersologError
             facts = {name: fact for name, fact in told.items() if name not in _PROBLEM}
@@ -185,8 +185,11 @@ class Relay:
         )
         return await self._ask_owner(elsewhere, asked, b"/v1/transactions")
 
-    async def _ask_owner(self, elsewhere: Elsewhere, asked: httpx.Request, target: bytes) -> httpx.Response:
-        """The owner's answer, its body not read yet; asked for anew once where it moved or doesn't answer."""
+    async def _ask_owner(
+        self, elsewhere: Elsewhere, asked: httpx.Request, target: bytes, *, stream: bool = False
+    ) -> httpx.Response:
+        """The owner's answer, with `stream` before its body is read; asked for anew once where it moved, or doesn't answer
+        to the end. Raises Unavailable."""
         for refresh in (False, True):
             url = (await self._node.owners(refresh=refresh)).get(elsewhere.partition)
             if url is None or url == self._node.own_url:
@@ -194,7 +197,7 @@ class Relay:
             asked.url = httpx.URL(url).copy_with(raw_path=target)
             asked.headers["host"] = asked.url.netloc.decode()
             try:
-                found = await self._client.send(asked, stream=True)
+                found = await self._client.send(asked, stream=stream)
             except httpx.TransportError:
                 continue
             if refresh or not await _is_not_owner(found):
