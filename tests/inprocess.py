@@ -185,6 +185,8 @@ class House:
         self.owners: dict[int, str] = {}
         self.metrics = CollectorRegistry()
         self.lag = Lag(self.partitions)
+        self.kept = set(range(PARTITIONS))
+        """What the group still gives this node."""
         self.node = Node(
             self.partitions,
             count=PARTITIONS,
@@ -193,6 +195,7 @@ class House:
             owners=self._owners,
             own_url=url,
             lag=self.lag,
+            keeps=lambda partition: partition in self.kept,
         )
         self.app = app(self.node, registry=self.schemas, metrics=self.metrics)
 

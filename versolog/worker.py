@@ -328,6 +328,7 @@ async def work(settings: Settings, ready: Callable[[str], None] = lambda url: No
         own_url=url,
         lag=worker.lag,
         outage=lambda: runtime.outage,
+        keeps=lambda partition: runtime.keeps(partition),
     )
     runtime = WorkerRuntime(
         app_id=settings.group_id,

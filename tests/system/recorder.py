@@ -124,7 +124,8 @@ def application(runtime: list[WorkerRuntime]) -> Any:
                     return
         states = {p: type(state).__name__ for p, state in runtime[0].states().items()}
         errors = {p: getattr(state, "error", None) for p, state in runtime[0].states().items()}
-        body = json.dumps({"outage": runtime[0].outage, "states": states, "errors": errors}).encode()
+        kept = [partition for partition in range(64) if runtime[0].keeps(partition)]
+        body = json.dumps({"outage": runtime[0].outage, "states": states, "errors": errors, "kept": kept}).encode()
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]})
         await send({"type": "http.response.body", "body": body})
 

@@ -196,6 +196,7 @@ def test_a_second_worker_takes_half_and_the_rest_goes_on_untouched(lab: Lab) -> 
     lab.check_taken()
     moved = set(second.events("assigned"))
     assert set(first.events("revoked")) == moved
+    assert (set(first.status()["kept"]), set(second.status()["kept"])) == ({0, 1, 2, 3} - moved, moved)
     assert first.events("assigned", since=began) == []
     assert asyncio.run(owners({"bootstrap.servers": lab.broker.bootstrap}, lab.app_id, lab.topic)) == {
         partition: (second if partition in moved else first).url for partition in range(4)
@@ -470,3 +471,14 @@ def test_the_last_stable_offset_is_not_overtaken(lab: Lab) -> None:
     assert lab.taken(0) == []
     producer.commit_transaction(30)
     lab.check_taken(within_s=5)
+
+
+def test_a_worker_knows_what_was_taken_from_it_before_it_has_let_go(lab: Lab) -> None:
+    first = lab.start("first")
+    lab.check_running(first)
+    lab.order(hang_revoked=dict.fromkeys(range(4), True))
+    second = lab.start("second")
+    eventually(lambda: len(second.running()) == 2, TAKE_OVER_S, "the second worker runs two partitions")
+    moved = set(second.events("assigned"))
+    assert set(first.status()["kept"]) == {0, 1, 2, 3} - moved
+    lab.order()

@@ -437,3 +437,36 @@ async def test_an_outcome_that_another_participant_knows_first_is_found_by_the_h
                 for home in names:
                     told = await client.get(f"/v1/transactions/only-in-{decided}", params={"group": home})
                     assert (told.status_code, told.json()["outcome"]) == (200, "refused"), (decided, home)
+
+
+async def test_what_the_group_has_taken_away_is_not_read_here_any_more(tmp_path: Path) -> None:
+    async with house(tmp_path) as (built, client):
+        await client.put(ROW, json={})
+        read = {"reads": [{"group": "UA", "table": "flights", "key": "UA1"}]}
+        built.kept.remove(partition_of("UA", PARTITIONS))
+        assert [partition.role for partition in built.partitions.values()] == ["owner"] * PARTITIONS
+        assert is_problem(await client.get(ROW), 503, "owner-away")
+        assert is_problem(await client.post("/v1/read", json=read), 503, "owner-away")
+
+
+async def test_an_owner_that_dies_while_it_answers_is_away(tmp_path: Path) -> None:
+    asked = 0
+
+    async def die(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(die, "127.0.0.1", 0)
+    async with server, house(tmp_path, roles=dict.fromkeys(range(PARTITIONS), "idle")) as (built, client):
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        built.owners = dict.fromkeys(range(PARTITIONS), url)
+        read = {"reads": [{"group": "UA", "table": "flights", "key": "UA1"}]}
+        assert is_problem(await client.post("/v1/read", json=read), 503, "owner-away")
+        assert is_problem(
+            await client.post("/v1/transactions", json={"group": "UA", "expect_head": 0}), 503, "owner-away"
+        )
+        assert asked == 4, "each was asked for once more"

@@ -103,8 +103,10 @@ class Node:
         own_url: str,
         lag: Lag,
         outage: Callable[[], str | None] = lambda: None,
+        keeps: Callable[[int], bool] = lambda partition: True,
     ) -> None:
-        """`outage` says why this worker takes no part in the group just now; None while it does."""
+        """`outage` says why this worker takes no part in the group just now; None while it does. `keeps` says whether the
+        group still gives it a partition that it owns: the end of owning it may take a moment longer."""
         self.partitions = partitions
         self.count = count
         self.codec = codec
@@ -112,6 +114,7 @@ class Node:
         self.own_url = own_url
         self.lag = lag
         self.outage = outage
+        self._keeps = keeps
         self._intake = intake
         self.under_way = 0
         """Transactions that wait for their outcome here."""
@@ -167,7 +170,7 @@ class Node:
         return [partition for partition in self.partitions.values() if self._speaks_for(partition)]
 
     def _speaks_for(self, partition: Partition) -> bool:
-        return partition.role == "owner" or self.read_only
+        return (partition.role == "owner" and self._keeps(partition.number)) or self.read_only
 
     def readable(self) -> list[Partition]:
         """The partitions that can be read here, some perhaps a little behind."""
@@ -352,7 +355,7 @@ class Node:
 
     async def level(self, partition: Partition, timeout_s: float) -> None:
         """Wait until the partition has here all that was committed before this call. Raises Unavailable."""
-        if partition.role == "owner" or self.read_only:
+        if self._speaks_for(partition):
             return
         begun_s = time.monotonic()
         while (waited_s := time.monotonic() - begun_s) < timeout_s:

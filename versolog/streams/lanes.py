@@ -349,6 +349,9 @@ class Lanes:
         self._revoke_timeout_s = revoke_timeout_s
         self._lanes: dict[int, Lane] = {}
         self._ending: dict[int, asyncio.Task[None]] = {}
+        self.given: frozenset[int] = frozenset()
+        """What the group gives this worker. Set in the consumer's thread as soon as it hears that; `assign` comes when
+        the event loop gets to it, and the end of a lane takes longer still. Who owns it next does not wait for either."""
 
     def assign(self, partitions: Collection[int], reader: Reader) -> None:
         """Make these the worker's partitions: start lanes for new ones, end those of lost ones, leave the rest alone.

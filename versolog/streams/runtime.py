@@ -134,6 +134,10 @@ class WorkerRuntime:
         """How each partition that this worker was given is doing."""
         return self._lanes.states()
 
+    def keeps(self, partition: int) -> bool:
+        """Whether the group gives the partition to this worker, by the last that was heard of it. In any thread."""
+        return partition in self._lanes.given
+
     def restart(self, partition: int, error: BaseException) -> None:
         """Start a partition again at `Partitions.assigned`: taking in what it was handed has failed since."""
         self._lanes.fail(partition, error)

@@ -118,8 +118,10 @@ class Assignor(AbstractPartitionAssignor):  # type: ignore[misc]
     name = "versolog"
     _VERSION = 0
 
-    def __init__(self) -> None:
+    def __init__(self, lanes: Lanes) -> None:
+        """`lanes` are told at once what the group gives this worker."""
         self._claim = Claim(0, frozenset())
+        self._lanes = lanes
 
     def metadata(self, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
         claim = {"round": self._claim.round, "partitions": sorted(self._claim.partitions)}
@@ -143,6 +145,7 @@ class Assignor(AbstractPartitionAssignor):  # type: ignore[misc]
 
     def on_assignment(self, assignment: ConsumerProtocolMemberAssignment) -> None:
         self._claim = _claim(json.loads(assignment.user_data))
+        self._lanes.given = self._claim.partitions
 
 
 def _claim(said: dict[str, Any]) -> Claim:
@@ -242,7 +245,7 @@ class BatchThread(driver.AIOKafkaConsumerThread):
             isolation_level="read_committed",
             enable_auto_commit=False,
             auto_offset_reset="none",
-            partition_assignment_strategy=[Assignor()],
+            partition_assignment_strategy=[Assignor(settings.lanes)],
             session_timeout_ms=int(settings.membership.session_timeout_s * 1000),
             heartbeat_interval_ms=int(settings.membership.heartbeat_interval_s * 1000),
             rebalance_timeout_ms=int(settings.membership.rebalance_timeout_s * 1000),
