@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,12 +15,12 @@ import orjson
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import flames, pictures, report
+from benchmarks import flames, large, pictures, report
 from benchmarks.bare import Server, bare_server
 from benchmarks.bench import Round, Sizes
 from benchmarks.load import built_in, load, whole_answer
 from benchmarks.logs import check_chain
-from benchmarks.machine import PACKAGES, Load, cpu_s, described, load_now
+from benchmarks.machine import PACKAGES, Load, cpu_s, described, load_now, memory_mib
 from benchmarks.measured import (
     Latency,
     Result,
@@ -362,3 +363,20 @@ def test_all_benchmarks_run_and_get_right_results(tmp_path: Path) -> None:
     assert command.main(["--rounds", "1", "--scale", "0.15", "--results", str(tmp_path)]) == 0
     (told,) = tmp_path.glob("*.json")
     assert all(each["median"] > 0 for each in orjson.loads(told.read_bytes())["results"])
+
+
+@pytest.mark.parametrize(("rows", "long"), [(1_000, 500), (777, 250), (500, 500)])
+def test_a_large_store_has_the_rows_and_histories_that_it_says(rows: int, long: int) -> None:
+    spec = large.Spec(rows, long)
+    made = list(large._transactions(spec))
+    homes = Counter(tx.home for tx in made)
+    assert len(made) == spec.transactions
+    assert {group: homes[group] for group in spec.groups} == spec.groups
+    placed = [(tx.home, change["key"]) for tx in made for change in tx.to_json()["changes"]]
+    assert len({place for place in placed if place[0] not in spec.groups}) == rows
+    assert len({place for place in placed if place[0] == "long"}) == min(large.KEYS, long)
+
+
+def test_the_memory_of_a_process_is_told() -> None:
+    most, now = memory_mib(os.getpid()), memory_mib(os.getpid(), most=False)
+    assert 5 < now <= most * 1.01
