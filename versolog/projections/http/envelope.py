@@ -18,6 +18,7 @@ from versolog.schemas.errors import Malformed, NotFound, VersologError
 
 log = structlog.get_logger("versolog.http")
 
+SAID_BYTES_MAX = 500
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 ROUTE = "versolog.route"
 """Where in the scope a handler's path stands, for the metrics; FastAPI says it as `route`."""
@@ -63,19 +64,23 @@ class Envelope:
 class _Told:
     """The way out, watched: the status and the size of what was said."""
 
-    __slots__ = ("_send", "body_bytes", "silent", "status")
+    __slots__ = ("_send", "body_bytes", "said", "silent", "status")
 
     def __init__(self, send: Send, *, silent: bool) -> None:
         self._send = send
         self.silent = silent
         self.status = 0
         self.body_bytes = 0
+        self.said = b""
+        """Of an answer that says what went wrong here or elsewhere, the beginning."""
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
         elif message["type"] == "http.response.body":
             self.body_bytes += len(message.get("body", b""))
+            if self.status >= 500 and not self.said:
+                self.said = message.get("body", b"")[:SAID_BYTES_MAX]
             if self.silent:
                 message = {**message, "body": b""}
         await self._send(message)
@@ -149,5 +154,7 @@ def _write_log(scope: Scope, told: _Told, took_s: float, failure: Exception | No
     }
     if failure is not None and not isinstance(failure, VersologError):
         write("request failed", **about, exc_info=failure)
+    elif told.status >= 500:
+        write("request", **about, said=told.said.decode(errors="replace"))
     else:
         write("request", **about)
