@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import httpx
 import pytest
 
 from tests.inprocess import PARTITIONS, House, house
+from versolog.projections.partition import Partition
 from versolog.schemas.topics import partition_of
 
 pytestmark = pytest.mark.anyio
@@ -123,6 +125,32 @@ async def test_a_read_waits_for_what_its_groups_have_begun_and_for_nothing_else(
     bank.house.log.release()
     await sending
     assert sum(balance or 0 for balance in await reading) == 100
+
+
+async def test_a_read_shows_what_stood_together_although_clocks_tell_another_order(
+    bank: Teller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it reads, one partition commits at a late time, and after that the other one at an earlier time."""
+    began_ms = time.time_ns() // 1_000_000
+    bank.house.now_ms = lambda: began_ms - 10_000
+    await bank.send({ONE: 1}, op="put")
+    await bank.send({OTHER: 1}, op="put")
+    settled, seen = bank.house.node.settled, asyncio.Event()
+
+    async def disturbed(partition: Partition, groups: Any, timeout_s: float) -> int:
+        if partition.number == partition_of(ONE, PARTITIONS):
+            found = await settled(partition, groups, timeout_s)
+            seen.set()
+            return found
+        await seen.wait()
+        for ago_ms, group in ((1_000, ONE), (5_000, OTHER)):
+            bank.house.now_ms = lambda ago_ms=ago_ms: began_ms - ago_ms  # type: ignore[misc]
+            await bank.send({group: 2}, op="put")
+        bank.house.now_ms = lambda: began_ms
+        return await settled(partition, groups, timeout_s)
+
+    monkeypatch.setattr(bank.house.node, "settled", disturbed)
+    assert await bank.balances() == [2, 2], "who sees the second of them must see the first, which was told before"
 
 
 @pytest.mark.parametrize(

@@ -338,7 +338,7 @@ class Node:
         if groups is None:
             checkpoint = store.checkpoint
             return 0 if checkpoint is None else int(checkpoint["clock"])
-        return max((head.committed_at for group in groups if (head := store.head(group)) is not None), default=0)
+        return latest(partition, groups)
 
     async def _taken_in(self, partition: Partition, deadline_s: float) -> None:
         """Wait until a new owner has taken in all that the last one may have."""
@@ -493,6 +493,12 @@ def _progress(partition: Partition) -> Progress:
         number = partition.number
         raise Unavailable(f"partition {number} has another owner now; ask again", code="not-owner", partition=number)
     return progress
+
+
+def latest(partition: Partition, groups: Collection[str]) -> int:
+    """The latest committed_at of the groups' commits here, in milliseconds; 0 where there is none."""
+    heads = (partition.store.head(group) for group in groups)
+    return max((head.committed_at for head in heads if head is not None), default=0)
 
 
 def _not_settled(partition: Partition) -> Unavailable:
