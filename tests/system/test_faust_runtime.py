@@ -382,7 +382,7 @@ def test_http_answers_before_the_log_is_there_and_shows_nothing_of_fausts(tmp_pa
         worker = lab.start("worker")
         eventually(lambda: "KafkaConnectionError" in (worker.status()["outage"] or ""), 15, "the outage is shown")
         for path in ("/", "/stats/", "/tables/", "/router/"):
-            assert set(httpx.get(worker.url + path, timeout=2).json()) == {"outage", "states", "errors"}
+            assert set(httpx.get(worker.url + path, timeout=2).json()) == {"outage", "states", "errors", "kept"}
         broker.start()
         eventually(lambda: worker.status()["outage"] is None, 30, "the worker joins when the broker is there")
         lab.create_topic()
