@@ -277,6 +277,21 @@ def batch_scope() -> dict[str, Any]:
     }  # fmt: skip
 
 
+async def test_who_is_gone_before_having_asked_is_no_failure_of_ours(tmp_path: Path) -> None:
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        pass
+
+    async with house(tmp_path) as (built, client):
+        for path in ("/v1/read", SEND):
+            scope = batch_scope() | {"path": path, "raw_path": path.encode()}
+            await built.app(scope, receive, send)
+            text = (await client.get("/metrics")).text
+            assert f'versolog_http_requests_total{{method="POST",route="{path}",status="499"}} 1.0' in text
+
+
 async def test_a_batch_whose_sender_is_gone_waits_for_nothing_more(tmp_path: Path) -> None:
     built = House(tmp_path)
     built.log.held = True

@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp
@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 from versolog.projections.http import answer, reference
 from versolog.projections.http.described import Described
 from versolog.projections.http.direct import Direct
-from versolog.projections.http.envelope import Envelope, answer_for
+from versolog.projections.http.envelope import CLIENT_GONE, Envelope, answer_for
 from versolog.projections.http.groups import Groups
 from versolog.projections.http.health import Health
 from versolog.projections.http.differences import Comparisons
@@ -128,6 +128,10 @@ def _fastapi(described: Described, relay: Relay, lifespan: Any) -> FastAPI:
         assert isinstance(elsewhere, Elsewhere)
         return await relay.pass_on(request, elsewhere)
 
+    async def gone(request: Request, error: Exception) -> Response:
+        return Response(status_code=CLIENT_GONE)
+
+    api.add_exception_handler(ClientDisconnect, gone)
     for kind in (VersologError, HTTPException, Exception):
         api.add_exception_handler(kind, problem)
     api.add_exception_handler(Elsewhere, pass_on)

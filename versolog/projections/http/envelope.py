@@ -18,6 +18,8 @@ from versolog.schemas.errors import Malformed, NotFound, VersologError
 
 log = structlog.get_logger("versolog.http")
 
+CLIENT_GONE = 499
+"""The status of what nobody hears any more, for logs and metrics; nginx has made it known."""
 SAID_BYTES_MAX = 500
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"})
 ROUTE = "versolog.route"
@@ -50,7 +52,7 @@ class Envelope:
             _refuse_other_sites(scope)
             await self._app(inner, receive, told)
         except ClientDisconnect:
-            told.status = told.status or 499
+            told.status = told.status or CLIENT_GONE
         except Exception as error:  # noqa: BLE001 - whatever it was, the caller gets an answer and the log the reason
             failure = error
             if told.status == 0:
