@@ -18,7 +18,6 @@ from versolog.projections.rocks import Memory, StoreUnusable
 from versolog.projections.store import Store
 from versolog.projections.tail import (
     COMMIT,
-    OUTCOME,
     REQUEST_TIMEOUT_S,
     Ends,
     Followed,
@@ -29,10 +28,9 @@ from versolog.projections.tail import (
     refuse_ahead,
     takes_effect,
 )
-from versolog.schemas import codec as avro
 from versolog.schemas.codec import Codec, Record
 from versolog.schemas.errors import BrokenLog, Malformed, Unavailable, VersologError
-from versolog.schemas.readings import read_commit
+from versolog.schemas.readings import read_commit, read_outcome
 from versolog.schemas.topics import Topics
 from versolog.streams.chain import commit_hash
 from versolog.streams.committer import Stand, Written
@@ -239,7 +237,7 @@ class LivePartition(Partition):
 
     def _followed_to(self, outcomes: list[bytes]) -> None:
         if self._waiting:
-            records = (avro.decode(OUTCOME, body) for body in outcomes)
+            records = (read_outcome(body) for body in outcomes)
             bodies = zip(records, outcomes, strict=True)
             self._answer((record["transaction_id"], record["intent_hash"], body) for record, body in bodies)
         self._folded()

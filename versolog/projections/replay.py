@@ -26,12 +26,12 @@ from versolog.projections.copy import Manifest, open_copy
 from versolog.projections.digest import group_digest, store_digest
 from versolog.projections.moments import tagged_ms, unknown_tag
 from versolog.projections.store import Store
-from versolog.projections.tail import OUTCOME, OUTCOMES, Ends, Tail, catch_up, last_record
+from versolog.projections.tail import OUTCOMES, Ends, Tail, catch_up, last_record
 from versolog.projections.views import View
 from versolog.schemas import codec as avro
 from versolog.schemas.codec import Codec, SchemaIds
 from versolog.schemas.errors import Invalid, Misconfigured, NotFound, Unavailable
-from versolog.schemas.readings import Told
+from versolog.schemas.readings import Told, read_outcome
 from versolog.schemas.topics import TopicIds, Topics, partition_of
 from versolog.streams.participant import closed_before
 from versolog.streams.state import MAIN, STORE_GROUP, STORE_TAGS_TABLE
@@ -65,7 +65,7 @@ class Wanted:
     def takes_outcome(self, told: Told) -> bool:
         if self.time_ms is None and self.group is None:
             return True
-        result = avro.decode(OUTCOME, told.body)
+        result = read_outcome(told.body)
         if self.time_ms is not None and result["committed_at"] > self.time_ms:
             return False
         if self.group is None:

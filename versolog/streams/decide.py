@@ -22,6 +22,7 @@ from versolog.schemas.limits import (
     TYPE_BYTES_MAX,
     check_name,
 )
+from versolog.schemas.readings import read_outcome
 from versolog.schemas.times import MICROS_MAX, MICROS_MIN
 from versolog.schemas.topics import partition_of
 from versolog.schemas.written import commit_body, outcome_body
@@ -478,7 +479,7 @@ def _refused(
 
 def _repeated(asked: Asked, transaction: Record, known: bytes) -> Decision:
     """The first outcome again; another content under the same id is refused, and the first outcome stands."""
-    first = codec.decode(OUTCOME, known)
+    first = read_outcome(known)
     transaction_id = transaction["id"]
     if first["intent_hash"] != asked.intent_hash:
         error = refusal(

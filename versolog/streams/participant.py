@@ -18,11 +18,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
-from versolog.schemas import codec
 from versolog.schemas.codec import Record
+from versolog.schemas.readings import read_outcome
 from versolog.streams.decide import (
     ID_REUSED,
-    OUTCOME,
     Asked,
     Decision,
     Prepared,
@@ -322,7 +321,7 @@ class Participant:
             vote = Vote(number, by, COMMIT, prepared.clock, tuple(prepared.parts()))
         else:
             verdict = REPEAT if prepared.error is None else REFUSE
-            error = prepared.error or fault_of(codec.decode(OUTCOME, prepared.outcome))
+            error = prepared.error or fault_of(read_outcome(prepared.outcome))
             parts = tuple(unchanged(asked.transaction)) if asked.transaction is not None else ()
             vote = Vote(number, by, verdict, asked.clock, parts, error)
         undecided.vote = vote
@@ -361,7 +360,7 @@ class Participant:
             return
         read = [part["group"] for part in asked.transaction["parts"] if not part["changes"] and not part["operation"]]
         if read:
-            committed_at = codec.decode(OUTCOME, decision.outcome)["committed_at"]
+            committed_at = read_outcome(decision.outcome)["committed_at"]
             for group in read:
                 self._read_at[group] = max(committed_at, self._read_at.get(group, 0))
 
