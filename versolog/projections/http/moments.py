@@ -232,12 +232,12 @@ class Moments:
         partition = self._node.owned_here(asked.partition, forwarded=True)
         reads = dict(enumerate(asked.reads))
         time_ms = None if asked.at is None else micros_from_text(asked.at) // 1000
-        if not reads and time_ms is None:
-            return {"settled": await self._node.settled(partition, asked.groups, _left_s(deadline_s))}
-        if not reads and time_ms is not None:
+        if reads:
+            found = await self._read_here(partition, reads, time_ms, deadline_s)
+            return {"results": [orjson.Fragment(found[place]) for place in reads]}
+        if time_ms is not None:
             return {"latest": await self._look_here(partition, asked.groups or [], time_ms, deadline_s)}
-        found = await self._read_here(partition, reads, time_ms, deadline_s)
-        return {"results": [orjson.Fragment(found[place]) for place in reads]}
+        return {"settled": await self._node.settled(partition, asked.groups, _left_s(deadline_s))}
 
     # Store-wide tags
 
