@@ -33,6 +33,7 @@ from benchmarks.measured import (
     WrongResultError,
     speed,
 )
+from benchmarks.workloads import put_item
 from benchmarks.writes import PER_S, batch_written, paced_writes
 from versolog.streams.transaction import Transaction
 
@@ -113,8 +114,7 @@ def _transactions(spec: Spec) -> Iterator[Transaction]:
 
 def _put(group: str, number: int, keys: int | None = None) -> Transaction:
     key = f"item-{number if keys is None else number % keys:08}"
-    row = {"kind": "sword", "owner": f"player-{number % 977}", "level": number % 60, "zone": "north", "moves": number}
-    return Transaction(group, author="bench", type="ItemMoved").put("items", key, row)
+    return put_item(Transaction(group, author="bench", type="ItemMoved"), number, key)
 
 
 def _path(group: str, number: int, version: int | None = None) -> str:

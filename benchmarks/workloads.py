@@ -60,7 +60,7 @@ def one_change(count: int) -> Workload:
 
 def item_moved(number: int) -> Transaction:
     """A transaction of `one_change`."""
-    return _put(_begun(number), number)
+    return put_item(_begun(number), number)
 
 
 def five_changes(count: int) -> Workload:
@@ -69,7 +69,7 @@ def five_changes(count: int) -> Workload:
     for number in range(count):
         tx = _begun(number)
         for nth in range(5):
-            _put(tx, 5 * number + nth)
+            put_item(tx, 5 * number + nth)
         made.append(tx)
     return Workload("five changes each", made)
 
@@ -93,7 +93,7 @@ def with_stock(workload: Workload, rows: int) -> Workload:
     for start in range(0, rows, 100):
         tx = Transaction("stock", author="bench", type="StockCounted")
         for number in range(start, min(start + 100, rows)):
-            _put(tx, number, f"item-{number:06}")
+            put_item(tx, number, f"item-{number:06}")
         stock.append(tx)
     return Workload(workload.name, [*workload.transactions, *stock])
 
@@ -102,7 +102,7 @@ def _begun(number: int) -> Transaction:
     return Transaction(f"group-{number % GROUPS:02}", author="bench", type="ItemMoved")
 
 
-def _put(tx: Transaction, number: int, key: str | None = None) -> Transaction:
+def put_item(tx: Transaction, number: int, key: str | None = None) -> Transaction:
     """One row of about a hundred bytes; which one looks drawn and isn't."""
     key = key or f"item-{number * 7_919 % KEYS:06}"
     row = {"kind": "sword", "owner": f"player-{number % 977}", "level": number % 60, "zone": "north", "moves": number}

@@ -31,6 +31,7 @@ from benchmarks.measured import (
     told,
 )
 from benchmarks.postgres import COMMITS, EVENTS, Postgres
+from benchmarks.workloads import put_item
 from versolog.streams.transaction import Transaction
 
 PER_S = 100
@@ -175,9 +176,8 @@ def batch_written(server: Server, run: str, count: int) -> Speed:
 
 def _transaction(run: str, number: int, group: str | None = None) -> Transaction:
     """One change; the groups of each run are fresh ones, so that their versions begin at 1, unless one is named."""
-    row = {"kind": "sword", "owner": f"player-{number % 977}", "level": number % 60, "zone": "north", "moves": number}
     tx = Transaction(group or f"{run}-{number % 16:02}", author="bench", type="ItemMoved")
-    return tx.put("items", f"item-{number % 1_000:06}", row)
+    return put_item(tx, number, f"item-{number % 1_000:06}")
 
 
 def _of(latencies: list[Latency], share: str) -> Series:
