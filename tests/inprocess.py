@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import orjson
 from prometheus_client import CollectorRegistry
 
 from versolog.projections.http import app
+from versolog.projections.intake import Appended
 from versolog.projections.lag import Lag
 from versolog.projections.live import LivePartition
 from versolog.projections.node import Node
@@ -28,7 +28,7 @@ from versolog.schemas.codec import Codec, Schema
 from versolog.schemas.errors import Malformed, VersologError
 from versolog.schemas.topics import Topics
 from versolog.streams.chain import intent_hash
-from versolog.streams.committer import Progress, Written
+from versolog.streams.committer import Written
 from versolog.streams.decide import COMMIT, Asked, Decision, asked_by_share
 from versolog.streams.overlay import Overlay
 from versolog.streams.participant import Participant
@@ -58,11 +58,6 @@ class ListedSchemas:
         pass
 
 
-def _progress(participant: Participant) -> Progress:
-    """What is decided here is stored in the same turn."""
-    return Progress(True, participant.undecided_groups(), 0, 0)
-
-
 class ListedLog:
     """An intake whose log is decided in the loop's next turn, as a committer would, one transaction a batch."""
 
@@ -73,7 +68,7 @@ class ListedLog:
             number: Participant(overlay, number, PARTITIONS, None) for number, overlay in self._overlays.items()
         }
         for number, participant in self._participants.items():
-            partitions[number].progress = partial(_progress, participant)
+            partitions[number].closed_before = participant.closed_before
         self._allotment = Allotment(PARTITIONS)
         self._sequence_offset = 0
         self.held = False
@@ -83,14 +78,12 @@ class ListedLog:
         self.taken = 0
         self._waiting: list[Callable[[], None]] = []
 
-    def append(
-        self, partition: int | None, key: bytes | None, value: bytes, appended: Callable[[VersologError | None], None]
-    ) -> None:
+    def append(self, partition: int | None, key: bytes | None, value: bytes, appended: Appended) -> None:
         self.taken += 1
         if self.failure is not None:
             appended(self.failure)
             return
-        appended(None)
+        appended(self._clock_ms())
         self._waiting.append(lambda: self._sequence(value) if partition is None else self._decide(partition, value))
         asyncio.get_running_loop().call_soon(self._go_on)
 

@@ -53,14 +53,14 @@ class Owner:
             codec.id_of(avro.schema(schema))
         topic = cluster.topics.transactions
 
-        def log_span(number: int) -> tuple[int, int]:
-            return ends.first([(topic, number)])[topic, number], ends.stable([(topic, number)])[topic, number]
+        def first_kept(number: int) -> int:
+            return ends.first([(topic, number)])[topic, number]
 
         self.ballots = Ballots(cluster.kafka, cluster.topics, codec)
         self.ballots.start()
         self.committer = Committer(
             0, partitions=cluster.partitions, replica=self.partition, kafka=cluster.kafka, topics=cluster.topics,
-            codec=codec, ballots=self.ballots, threads=threads, tally=self, log_span=log_span, failed=self._failed,
+            codec=codec, ballots=self.ballots, threads=threads, tally=self, first_kept=first_kept, failed=self._failed,
         )  # fmt: skip
 
     async def recover(self) -> int:

@@ -110,7 +110,7 @@ class Worker:
             place.error = error
             raise
         place.role, place.error = "owner", None
-        place.progress, place.waiting = committer.progress, committer.waiting
+        place.closed_before, place.waiting = committer.closed_before, committer.waiting
         place.caught_up()
         if partition == SEQUENCER_BESIDE:
             self._sequencer.start()
@@ -216,9 +216,9 @@ class Worker:
     def _committer(self, place: LivePartition) -> Committer:
         topics = self._settings.topics
 
-        def log_span(partition: int) -> tuple[int, int]:
+        def first_kept(partition: int) -> int:
             place = (topics.transactions, partition)
-            return self._ends.first([place])[place], self._ends.stable([place])[place]
+            return self._ends.first([place])[place]
 
         return Committer(
             place.number,
@@ -230,7 +230,7 @@ class Worker:
             ballots=self._ballots,
             threads=self._threads,
             tally=self._counted,
-            log_span=log_span,
+            first_kept=first_kept,
             failed=partial(self._failed, place),
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,19 @@ import httpx
 import pytest
 
 from tests.inprocess import PARTITIONS, House, house
-from versolog.projections.partition import Partition
+from versolog.schemas.errors import Unavailable
 from versolog.schemas.topics import partition_of
 
 pytestmark = pytest.mark.anyio
 
 ONE = next(name for name in map("bank-{}".format, range(100)) if partition_of(name, PARTITIONS) == 0)
 OTHER = next(name for name in map("bank-{}".format, range(100)) if partition_of(name, PARTITIONS) == 1)
+
+
+async def eventually(ready: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not ready():  # noqa: ASYNC110 - a count has nothing to wait for
+            await asyncio.sleep(0.001)
 
 
 class Teller:
@@ -127,30 +133,47 @@ async def test_a_read_waits_for_what_its_groups_have_begun_and_for_nothing_else(
     assert sum(balance or 0 for balance in await reading) == 100
 
 
-async def test_a_read_shows_what_stood_together_although_clocks_tell_another_order(
-    bank: Teller, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While it reads, one partition commits at a late time, and after that the other one at an earlier time."""
+async def test_a_read_shows_what_the_log_held_before_it(bank: Teller) -> None:
+    """It is not decided yet, so nobody was told; but of two such reads the later one must not show less."""
+    bank.house.log.held = True
+    sending = asyncio.create_task(bank.send({ONE: 100}, op="put"))
+    await eventually(lambda: bank.house.log.taken == 1)
+    reading = asyncio.create_task(bank.read(account(ONE)))
+    await eventually(lambda: bank.house.log.taken == 2)
+    bank.house.log.release()
+    await sending
+    assert (await reading)["results"][0]["row"] == {"balance": 100}
+
+
+async def test_a_read_shows_what_was_told_although_the_clock_went_back(bank: Teller) -> None:
     began_ms = time.time_ns() // 1_000_000
-    bank.house.now_ms = lambda: began_ms - 10_000
+    await bank.send({ONE: 0, OTHER: 0}, op="put")
+    bank.house.now_ms = lambda: began_ms + 400
+    await bank.send({ONE: -1, OTHER: 1})
+    bank.house.now_ms = lambda: time.time_ns() // 1_000_000
+    assert await bank.balances() == [-1, 1]
+
+
+async def test_reads_at_once_share_their_ticks(bank: Teller) -> None:
+    await bank.send({ONE: 0, OTHER: 0}, op="put")
+    taken = bank.house.log.taken
+    for balances in await asyncio.gather(*(bank.balances() for _ in range(50))):
+        assert balances == [0, 0]
+    assert bank.house.log.taken - taken < 20
+
+
+async def test_a_moment_that_was_told_can_be_asked_for_although_the_log_s_clock_is_ahead(bank: Teller) -> None:
+    bank.house.now_ms = lambda: time.time_ns() // 1_000_000 + 60_000
+    await bank.send({ONE: 1, OTHER: 2}, op="put")
+    told = await bank.read(account(ONE), account(OTHER))
+    assert (await bank.read(account(ONE), account(OTHER), at=told["at"]))["results"] == told["results"]
+
+
+async def test_a_fresh_read_needs_the_log(bank: Teller) -> None:
     await bank.send({ONE: 1}, op="put")
-    await bank.send({OTHER: 1}, op="put")
-    settled, seen = bank.house.node.settled, asyncio.Event()
-
-    async def disturbed(partition: Partition, groups: Any, timeout_s: float) -> int:
-        if partition.number == partition_of(ONE, PARTITIONS):
-            found = await settled(partition, groups, timeout_s)
-            seen.set()
-            return found
-        await seen.wait()
-        for ago_ms, group in ((1_000, ONE), (5_000, OTHER)):
-            bank.house.now_ms = lambda ago_ms=ago_ms: began_ms - ago_ms  # type: ignore[misc]
-            await bank.send({group: 2}, op="put")
-        bank.house.now_ms = lambda: began_ms
-        return await settled(partition, groups, timeout_s)
-
-    monkeypatch.setattr(bank.house.node, "settled", disturbed)
-    assert await bank.balances() == [2, 2], "who sees the second of them must see the first, which was told before"
+    bank.house.log.failure = Unavailable("the log is away")
+    refused = await bank.read(account(ONE), status=503)
+    assert refused["detail"] == "the log is away"
 
 
 @pytest.mark.parametrize(

@@ -506,17 +506,16 @@ def test_a_checkpoint_made_on_the_way_still_has_what_was_not_read_again(sides: S
     assert sides.a.participant.checkpoint() == checkpoint
 
 
-def test_what_the_checkpoint_leaves_undecided_is_not_taken_in_before_it_was_read_again(sides: Sides) -> None:
-    sides.take(put(A, B, id="x"))
-    sides.a.take(put(A2, id="beside"))
-    checkpoint = sides.a.participant.checkpoint()
-    assert sides.a.participant.has_taken_in(2)
-    assert not sides.a.participant.has_taken_in(3)
+def test_what_is_closed_is_not_held_back_by_what_waits_in_other_groups(sides: Sides) -> None:
+    sides.take(put(A, B, id="x"), at=(10, 10))
+    sides.a.take(put(A2, id="beside"), 20)
+    participant, checkpoint = sides.a.participant, sides.a.participant.checkpoint()
+    for asked in (None, checkpoint):
+        assert [participant.closed_before(groups, asked) for groups in (None, [A], [A2])] == [10, 10, 20]
     sides.a.begin(checkpoint)
-    assert not sides.a.participant.has_taken_in(2)
+    assert sides.a.participant.closed_before([A2]) == 10, "whose groups these are is not known before it was read again"
     sides.a.read(0)
-    assert sides.a.participant.has_taken_in(2)
-    assert sides.a.waiting == [0]
+    assert [sides.a.participant.closed_before(groups) for groups in (None, [A], [A2])] == [10, 10, 20]
 
 
 def test_votes_that_came_early_are_heard_again(sides: Sides) -> None:

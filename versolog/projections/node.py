@@ -12,6 +12,7 @@ from versolog.projections.intake import Intake
 from versolog.projections.lag import Lag
 from versolog.projections.metrics import PartitionState
 from versolog.projections.partition import Partition
+from versolog.projections.ticks import AGAIN_S, Ticks
 from versolog.schemas import codec as avro
 from versolog.schemas.codec import Codec
 from versolog.schemas.errors import (
@@ -28,19 +29,17 @@ from versolog.schemas.readings import read_outcome
 from versolog.schemas.times import millis_to_text
 from versolog.schemas.topics import partition_of
 from versolog.streams.chain import intent_hash
-from versolog.streams.committer import Progress, Waiting
+from versolog.streams.committer import Waiting
 from versolog.streams.transaction import Transaction
 from versolog.streams.versions import AncestorRef, At, Ref, TimeRef, parse_ref, resolve_ref
 
 UNDER_WAY_MAX = 20_000
 """Transactions that may wait for their outcome on one node at once."""
-TICK_AGAIN_S = 0.25
 AWAY_AFTER_S = 5.0
 """A partition that has not voted for so long is told to be away."""
 LEVEL_AGAIN_S = 0.05
 
 _TRANSACTION = avro.schema("Transaction")
-_TICK = avro.schema("Tick")
 
 
 class Owners(Protocol):
@@ -118,8 +117,7 @@ class Node:
         self._intake = intake
         self.under_way = 0
         """Transactions that wait for their outcome here."""
-        self._ticked: dict[int, tuple[float, int]] = {}
-        """By partition, when a tick was last appended, and the clock then."""
+        self._ticks = None if intake is None else Ticks(intake, codec)
 
     @property
     def read_only(self) -> bool:
@@ -306,52 +304,33 @@ class Node:
                 _refuse_after(partition.clock() - 1, time_ms, "this copy ends at")
             return
         if not has_been:
-            _refuse_after(_now_ms(), time_ms, "here it is")
+            _refuse_after(self._latest_ms(), time_ms, "here it is")
         deadline_s = time.monotonic() + timeout_s
         while (left_s := deadline_s - time.monotonic()) > 0:
-            self._tick(partition)
-            if await partition.until(lambda: partition.clock(groups) > time_ms, min(left_s, TICK_AGAIN_S)):
+            self._ticking().move(partition.number, partition.clock(groups), time_ms)
+            if await partition.until(lambda: partition.clock(groups) > time_ms, min(left_s, AGAIN_S)):
                 return
         raise Unavailable(
             f"partition {partition.number} could not close {millis_to_text(time_ms)} within {timeout_s:g} s; ask again",
             code="time-not-closed",
         )
 
-    async def settled(self, partition: Partition, groups: Collection[str] | None, timeout_s: float) -> int:
-        """Wait until all that anybody may have seen of `groups` before this call can be read here, from their owner;
-        answers the latest committed_at among it, in milliseconds. None are all groups of the partition.
-
-        What one participant has decided, another one may still wait to decide or to store: whoever saw it at the first
-        must not miss it at the second. Raises Unavailable.
-        """
+    async def fresh(self, partition: Partition, groups: Collection[str] | None, timeout_s: float) -> int:
+        """A moment, in milliseconds, with all that anybody was told of `groups` before this call, by their owner: all that
+        the log held then is decided, and can be read here. None are all groups of the partition. Raises Unavailable."""
         if not self.read_only:
             deadline_s = time.monotonic() + timeout_s
-            await self._taken_in(partition, deadline_s)
-            progress = _progress(partition)
-            concerned = [
-                offset for offset, its in progress.undecided.items() if groups is None or not its.isdisjoint(groups)
-            ]
-            await self._until(partition, lambda: _progress(partition).undecided.keys().isdisjoint(concerned), deadline_s)
-            decided = _progress(partition).decided
-            await self._until(partition, lambda: _progress(partition).stored >= decided, deadline_s)
-        store = partition.store
+            try:
+                async with asyncio.timeout(timeout_s):
+                    time_ms = await self._ticking().after_this(partition.number, partition.clock(groups)) - 1
+            except TimeoutError:
+                raise Unavailable(f"the log took no tick within {timeout_s:g} s; ask again", code="time-not-closed") from None
+            await self.closed(partition, time_ms, deadline_s - time.monotonic(), groups=groups, has_been=True)
+        else:
+            time_ms = 0
         if groups is None:
-            checkpoint = store.checkpoint
-            return 0 if checkpoint is None else int(checkpoint["clock"])
-        return latest(partition, groups)
-
-    async def _taken_in(self, partition: Partition, deadline_s: float) -> None:
-        """Wait until a new owner has taken in all that the last one may have."""
-        while not _progress(partition).level:
-            self._tick(partition)  # the last offsets of the log may be those of markers, which nobody is handed
-            left_s = deadline_s - time.monotonic()
-            if left_s <= 0:
-                raise _not_settled(partition)
-            await partition.until(lambda: _progress(partition).level, min(left_s, TICK_AGAIN_S))
-
-    async def _until(self, partition: Partition, ready: Callable[[], bool], deadline_s: float) -> None:
-        if not ready() and not await partition.until(ready, deadline_s - time.monotonic()):
-            raise _not_settled(partition)
+            return max(time_ms, partition.clock())
+        return max(time_ms, _latest(partition, groups))
 
     async def level(self, partition: Partition, timeout_s: float) -> None:
         """Wait until the partition has here all that was committed before this call. Raises Unavailable."""
@@ -377,16 +356,16 @@ class Node:
             end_ms = min(partition.clock() for partition in self.partitions.values()) - 1
             _refuse_after(end_ms, time_ms, "this copy ends at")
         else:
-            _refuse_after(_now_ms(), time_ms, "here it is")
+            _refuse_after(self._latest_ms(), time_ms, "here it is")
 
-    def _tick(self, partition: Partition) -> None:
-        """Append a tick, unless one is likely to be under way: since the last one, the clock has not moved."""
-        now_s, clock = time.monotonic(), _raw_clock(partition)
-        ticked_at_s, ticked_clock = self._ticked.get(partition.number, (-TICK_AGAIN_S, -1))
-        if clock == ticked_clock and now_s - ticked_at_s < TICK_AGAIN_S:
-            return
-        self._ticked[partition.number] = now_s, clock
-        self._writable().append(partition.number, None, self.codec.write(_TICK, {}), _ignore)
+    def _latest_ms(self) -> int:
+        """The time here, or the log's where that is known to be ahead."""
+        return max(_now_ms(), 0 if self._ticks is None else self._ticks.time_ms)
+
+    def _ticking(self) -> Ticks:
+        self._writable()
+        assert self._ticks is not None
+        return self._ticks
 
 
 class Sent:
@@ -417,12 +396,12 @@ class Sent:
             known is not None or future.done() for known, future in zip(self._known, self._futures, strict=True)
         )
 
-    def appended(self, error: VersologError | None) -> None:
+    def appended(self, result: int | VersologError) -> None:
         """The log has the record, or isn't known to. In any thread."""
-        if error is None:
-            self._in_log = True
+        if isinstance(result, VersologError):
+            self._loop.call_soon_threadsafe(self._fail, result)
         else:
-            self._loop.call_soon_threadsafe(self._fail, error)
+            self._in_log = True
 
     async def outcome(self, timeout_s: float) -> Outcome:
         """Wait for the outcome, whatever it is. Raises as `Node.submit` does."""
@@ -486,31 +465,10 @@ def _outcome_in(partition: Partition, transaction_id: str) -> Outcome | None:
     return None if body is None else Outcome.from_avro(read_outcome(body))
 
 
-def _progress(partition: Partition) -> Progress:
-    """How far its owner is, which must be here. Raises Unavailable where it has moved on."""
-    progress = partition.progress()
-    if progress is None:
-        number = partition.number
-        raise Unavailable(f"partition {number} has another owner now; ask again", code="not-owner", partition=number)
-    return progress
-
-
-def latest(partition: Partition, groups: Collection[str]) -> int:
+def _latest(partition: Partition, groups: Collection[str]) -> int:
     """The latest committed_at of the groups' commits here, in milliseconds; 0 where there is none."""
     heads = (partition.store.head(group) for group in groups)
     return max((head.committed_at for head in heads if head is not None), default=0)
-
-
-def _not_settled(partition: Partition) -> Unavailable:
-    return Unavailable(
-        f"partition {partition.number} could not end in time what it had begun before; ask again, or for a time",
-        code="not-yet-visible", partition=partition.number,
-    )  # fmt: skip
-
-
-def _raw_clock(partition: Partition) -> int:
-    checkpoint = partition.store.checkpoint
-    return 0 if checkpoint is None else int(checkpoint["clock"])
 
 
 def _time_in(ref: Ref | None) -> int | None:
@@ -535,7 +493,3 @@ def _refuse_after(end_ms: int, time_ms: int, ends: str) -> None:
             code="time-to-come",
             field="at",
         )
-
-
-def _ignore(error: VersologError | None) -> None:
-    """A tick that got lost is sent again by whoever waits for it."""

@@ -11,7 +11,7 @@ from versolog.projections.views import View
 from versolog.schemas.errors import VersologError
 from versolog.schemas.outcome import Outcome
 from versolog.schemas.readings import read_outcome
-from versolog.streams.committer import Progress, Waiting
+from versolog.streams.committer import Waiting
 from versolog.streams.participant import closed_before
 
 Role = Literal["idle", "follower", "recovering", "owner", "stopped"]
@@ -26,8 +26,8 @@ class Partition:
         self.role: Role = role
         self.error: VersologError | None = None
         """Why it stopped."""
-        self.progress: Callable[[], Progress | None] = _not_deciding
-        """How far deciding is here: what its owner knows beyond the store."""
+        self.closed_before: Callable[[Collection[str] | None], int | None] = _not_deciding
+        """What `clock` is by its owner here, who knows more than the store; None where that is elsewhere."""
         self.waiting: Callable[[], list[Waiting]] = list
         """What its owner here has taken in and not decided."""
         self._waiting: dict[tuple[str, bytes], list[asyncio.Future[Outcome]]] = {}
@@ -50,17 +50,11 @@ class Partition:
     def clock(self, groups: Collection[str] | None = None) -> int:
         """Milliseconds: everything with committed_at below it is decided and can be read here; of these groups alone,
         where they are given and this is their owner, who knows which groups the undecided concern."""
+        closed_ms = self.closed_before(groups)
+        if closed_ms is not None:
+            return closed_ms
         checkpoint = self.store.checkpoint
-        if checkpoint is None:
-            return 0
-        progress = self.progress() if groups is not None and checkpoint["undecided"] else None
-        if progress is None or groups is None:
-            return closed_before(checkpoint)
-        concerned = (
-            one for one in checkpoint["undecided"]
-            if (its := progress.undecided.get(one["offset"])) is None or not its.isdisjoint(groups)
-        )  # fmt: skip
-        return closed_before({**checkpoint, "undecided": list(concerned)})
+        return 0 if checkpoint is None else closed_before(checkpoint)
 
     async def until(self, ready: Callable[[], bool], timeout_s: float) -> bool:
         """Wait until `ready`, which is asked again after every fold; False when the time ran out first."""
@@ -103,5 +97,5 @@ class Partition:
             self._next_fold.set_result(None)
 
 
-def _not_deciding() -> Progress | None:
+def _not_deciding(groups: Collection[str] | None) -> int | None:
     return None

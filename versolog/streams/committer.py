@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -53,6 +53,7 @@ UNDECIDED_MAX = 2_000
 """Transactions that may wait, for a turn or for votes; with as many, the partition's transactions are held back. Its
 votes are not, so what waits goes on."""
 UNDECIDED_BYTES_MAX = 32 * 1024 * 1024
+TICKS_REST_S = 0.2
 REST_MAX_S = 0.2
 """Between small batches. A commit can take seconds, where Kafka is away; what comes after it is not to wait for that."""
 KAFKA_TRANSACTION_TIMEOUT_MS = 10_000
@@ -117,19 +118,6 @@ class Stand(NamedTuple):
     outcomes: int
 
 
-class Progress(NamedTuple):
-    """How far an owner is with what it has taken in."""
-
-    level: bool
-    """Whether it has taken in all that was in the log when it became the owner."""
-    undecided: Mapping[int, frozenset[str]]
-    """By offset, what waits for a turn or for votes, and the groups that it concerns."""
-    decided: int
-    """Transactions decided since it became the owner, and of them"""
-    stored: int
-    """those that are committed and in the store."""
-
-
 class Waiting(NamedTuple):
     """A transaction that is not decided yet."""
 
@@ -187,22 +175,22 @@ class Committer:
         ballots: Ballots,
         threads: ThreadPoolExecutor,
         tally: Tally,
-        log_span: Callable[[int], tuple[int, int]],
+        first_kept: Callable[[int], int],
         failed: Callable[[BaseException], None],
     ) -> None:
-        """`log_span` answers the first offset that `transactions[partition]` still holds, and its last stable
-        offset; it may block. `failed` is called on the event loop when a commit failed: `take` would say so too, but it may be
-        long until the next."""
+        """`first_kept` answers the first offset that `transactions[partition]` still holds; it may block. `failed` is
+        called on the event loop when a commit failed: `take` would say so too, but it may be long until the next."""
         self._partition, self._partitions = partition, partitions
         self._replica, self._kafka, self._topics, self._codec = replica, kafka, topics, codec
         self._ballots = ballots
         self._participant: Participant | None = None
-        self._threads, self._tally, self._log_span, self._failed = threads, tally, log_span, failed
+        self._threads, self._tally, self._first_kept, self._failed = threads, tally, first_kept, failed
         self._commit_schema_id = codec.id_of(COMMIT)
         self._outcomes_schema_id = codec.id_of(OUTCOMES)
         self._producer: Producer | None = None
         self._loop_task: asyncio.Task[None] | None = None
         self._stopping = self._abandoned = False
+        self._commit_later: asyncio.TimerHandle | None = None
         self._aside: set[asyncio.Task[None]] = set()
         self._log = logger.bind(partition=partition)
 
@@ -221,7 +209,7 @@ class Committer:
         checkpoint = self._replica.checkpoint
         participant = Participant(overlay, self._partition, self._partitions, checkpoint, is_lengthy)
         first = participant.first_offset
-        start, self._level_at = await self._in_thread(partial(self._log_span, self._partition))
+        start = await self._in_thread(partial(self._first_kept, self._partition))
         if start > first:
             raise BrokenLog(
                 f"transactions[{self._partition}] begins at offset {start}, and {first} is the first that is not "
@@ -230,6 +218,7 @@ class Committer:
             )  # fmt: skip
         self._participant = participant
         self._decided = self._stored = 0
+        self._ticks_rest_until_s = 0.0
         self._open = Batch()
         self._has_work = asyncio.Event()
         self._has_room = asyncio.Event()
@@ -250,7 +239,7 @@ class Committer:
             self._decide(some)
             last = start + SLICE_TRANSACTIONS >= len(records)
             if self._open.settled and (last or self._open.transactions >= BATCH_TRANSACTIONS_MIN):
-                self._has_work.set()
+                self._commit_soon()
             await asyncio.sleep(0)
 
     async def stop(self) -> None:
@@ -278,13 +267,15 @@ class Committer:
             for one in participant.waiting
         ]
 
-    def progress(self) -> Progress | None:
-        """How far it is; None while it is not the owner."""
-        participant = self._participant
+    def closed_before(self, groups: Collection[str] | None) -> int | None:
+        """Milliseconds: everything with committed_at below it is decided and can be read from the replica, of these groups
+        alone where they are given; None while this is not the owner."""
+        participant, checkpoint = self._participant, self._replica.checkpoint
         if participant is None:
             return None
-        level = participant.has_taken_in(self._level_at)
-        return Progress(level, participant.undecided_groups(), self._decided, self._stored)
+        if self._decided == self._stored:
+            return participant.closed_before(groups)
+        return 0 if checkpoint is None else participant.closed_before(groups, checkpoint)
 
     def _loop_ended(self, task: asyncio.Task[None]) -> None:
         if task is self._loop_task and not task.cancelled() and (error := task.exception()) is not None:
@@ -343,6 +334,21 @@ class Committer:
         overlay.prefetch((), ())
         open_.settled |= participant.undecided_count - waiting < len(asked)
         self._take_turn()
+
+    def _commit_soon(self) -> None:
+        """Commit the open batch; one of ticks alone not at once, where another commit was not long ago: nobody who asks
+        here waits for it."""
+        if self._open.decisions or time.perf_counter() >= self._ticks_rest_until_s:
+            self._has_work.set()
+        elif self._commit_later is None:
+            left_s = self._ticks_rest_until_s - time.perf_counter()
+            self._commit_later = asyncio.get_running_loop().call_later(left_s, self._commit_ticks)
+        if self._decided == self._stored:
+            self._replica.applied(())
+
+    def _commit_ticks(self) -> None:
+        self._commit_later = None
+        self._has_work.set()
 
     def _take_turn(self) -> None:
         """Put what was decided into the open batch, and send the votes."""
@@ -452,6 +458,7 @@ class Committer:
             await self._in_thread(partial(self._commit, batch))
             ended = time.perf_counter()
             rest_until_s = ended + min(ended - begun, REST_MAX_S)
+            self._ticks_rest_until_s = ended + TICKS_REST_S
             self._tally.committed(self._partition, batch.transactions, ended - begun)
             self._overlay.drop(batch.layer)
             self._stored += len(batch.decisions)

@@ -13,7 +13,7 @@ content goes before all others). Then its groups are free.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -208,18 +208,22 @@ class Participant:
         """The undecided, in the order of the log."""
         return list(self._undecided.values())
 
-    def has_taken_in(self, offset: int) -> bool:
-        """Whether all below that offset of the log is decided or among the undecided here. What the checkpoint leaves
-        undecided is neither before it was read again, although the checkpoint stands behind it."""
-        return self.next_offset >= offset and not self._left
-
     @property
     def undecided_count(self) -> int:
         return len(self._undecided)
 
-    def undecided_groups(self) -> dict[int, frozenset[str]]:
-        """By offset, what waits, and the groups that it concerns."""
-        return {offset: one.groups for offset, one in self._undecided.items()}
+    def closed_before(self, groups: Collection[str] | None = None, checkpoint: Record | None = None) -> int:
+        """Milliseconds: everything with committed_at below it is decided, of these groups alone where they are given; was,
+        at a checkpoint of this participant. What that leaves undecided and is decided meanwhile counts for all groups."""
+        if checkpoint is not None:
+            undecided = [one for one in checkpoint["undecided"] if self._concerns(one["offset"], groups)]
+            return closed_before({**checkpoint, "undecided": undecided})
+        waiting = [one.asked.clock for offset, one in self._undecided.items() if self._concerns(offset, groups)]
+        return min((*waiting, *(int(one["clock"]) for one in self._left.values())), default=self.clock)
+
+    def _concerns(self, offset: int, groups: Collection[str] | None) -> bool:
+        undecided = self._undecided.get(offset)
+        return groups is None or undecided is None or not undecided.groups.isdisjoint(groups)
 
     def missing(self, undecided: Undecided) -> list[int]:
         """The participants whose vote is not heard yet; our own while it is not in the log."""

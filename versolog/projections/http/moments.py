@@ -31,7 +31,7 @@ from versolog.projections.http.request import (
 )
 from versolog.projections.http.transactions import Writes
 from versolog.projections.moments import tagged_ms, unknown_tag
-from versolog.projections.node import Elsewhere, Node, latest
+from versolog.projections.node import Elsewhere, Node
 from versolog.projections.partition import Partition
 from versolog.projections.queries import Predicate
 from versolog.schemas.documents import to_text
@@ -43,9 +43,6 @@ from versolog.streams.versions import At, TimeRef, resolve_ref
 
 READ = "/v1/read"
 READS_MAX = 1_000
-LOOKS_MAX = 10
-"""Where the groups are written to without a pause, each look finds something newer. The moment shows each transaction
-whole all the same."""
 SETTLE_S = 2.0
 """How long what a tag must come after is waited for, however short the wait for its outcome is to be."""
 
@@ -92,8 +89,7 @@ class StoreTagRequest(About):
 
 
 class _Forwarded(Asked):
-    """What one node asks another about a partition: how far these groups are; to close a time, and how far they are
-    then; or what is read, at a time or now."""
+    """What one node asks another about a partition: a fresh moment of these groups; or what is read, at a time or now."""
 
     partition: int
     groups: list[str] | None = None
@@ -132,10 +128,7 @@ class Moments:
         for place, one in enumerate(reads):
             by_partition.setdefault(partition_of(one.group, self._node.count), {})[place] = one
         if at is None:
-            groups = {number: _groups(some) for number, some in by_partition.items()}
-            time_ms = await self._newest(groups, deadline_s)
-            if len(groups) > 1:
-                time_ms = await self._undisturbed(groups, time_ms, deadline_s)
+            time_ms = await self._fresh({number: _groups(some) for number, some in by_partition.items()}, deadline_s)
         else:
             time_ms = await self.time_of(at, deadline_s)
         found: dict[int, bytes] = {}
@@ -145,50 +138,17 @@ class Moments:
             found |= some
         return time_ms, [found[place] for place in range(len(reads))]
 
-    async def _newest(self, groups: Mapping[int, Collection[str] | None], deadline_s: float) -> int:
-        """The moment of the latest commit among groups of some partitions, None for all of one, with all that anybody
-        may have seen of them."""
-        return max(await asyncio.gather(*(self._settled(number, its, deadline_s) for number, its in groups.items())))
+    async def _fresh(self, groups: Mapping[int, Collection[str] | None], deadline_s: float) -> int:
+        """A moment, in milliseconds, with all that anybody was told before this call of groups of some partitions; None
+        are all groups of one."""
+        return max(await asyncio.gather(*(self._fresh_of(number, its, deadline_s) for number, its in groups.items())))
 
-    async def _settled(self, number: int, groups: Collection[str] | None, deadline_s: float) -> int:
+    async def _fresh_of(self, number: int, groups: Collection[str] | None, deadline_s: float) -> int:
         try:
-            return await self._node.settled(self._node.owned_here(number), groups, _left_s(deadline_s))
+            return await self._node.fresh(self._node.owned_here(number), groups, _left_s(deadline_s))
         except Elsewhere as elsewhere:
             asked = {"partition": number, "groups": None if groups is None else sorted(groups)}
-            return int((await self._ask(elsewhere, asked, deadline_s))["settled"])
-
-    async def _undisturbed(self, groups: Mapping[int, Collection[str]], time_ms: int, deadline_s: float) -> int:
-        """`time_ms`, or a later moment, that shows just what all these groups held together at some instant of this call.
-
-        Moments are told by the partitions' own clocks. What one partition decides late may be earlier, by these, than
-        what another had acknowledged long before; a moment between the two shows the first and not the second, which
-        nobody could have seen. So the moment is closed everywhere, and then a look at all shows nothing newer.
-        """
-        is_closed = False
-        for _ in range(LOOKS_MAX):
-            looks = (self._look(number, its, time_ms, deadline_s) for number, its in groups.items())
-            found_ms = max(await asyncio.gather(*looks))
-            if found_ms > time_ms:
-                time_ms, is_closed = found_ms, False
-            elif is_closed:
-                break
-            else:
-                is_closed = True
-        return time_ms
-
-    async def _look(self, number: int, groups: Collection[str], time_ms: int, deadline_s: float) -> int:
-        """Close the moment on one partition; answers the latest committed_at of the groups then."""
-        try:
-            return await self._look_here(self._node.owned_here(number), groups, time_ms, deadline_s)
-        except Elsewhere as elsewhere:
-            asked = {"partition": number, "groups": sorted(groups), "at": millis_to_text(time_ms)}
-            return int((await self._ask(elsewhere, asked, deadline_s))["latest"])
-
-    async def _look_here(
-        self, partition: Partition, groups: Collection[str], time_ms: int, deadline_s: float
-    ) -> int:
-        await self._node.closed(partition, time_ms, _left_s(deadline_s), groups=groups, has_been=True)
-        return latest(partition, groups)
+            return int((await self._ask(elsewhere, asked, deadline_s))["fresh"])
 
     async def time_of(self, at: str, deadline_s: float) -> int:
         """The moment that a time or a store-wide tag names, in milliseconds."""
@@ -215,11 +175,8 @@ class Moments:
     async def _read_here(
         self, partition: Partition, reads: Reads, time_ms: int | None, deadline_s: float
     ) -> dict[int, bytes]:
-        groups, left_s = _groups(reads), _left_s(deadline_s)
-        if time_ms is None:
-            await self._node.settled(partition, groups, left_s)
-        else:
-            await self._node.closed(partition, time_ms, left_s, groups=groups, has_been=True)
+        if time_ms is not None:
+            await self._node.closed(partition, time_ms, _left_s(deadline_s), groups=_groups(reads), has_been=True)
         budget = Budget(LIMIT_MAX)
         return {place: await _result(partition, one, time_ms, budget) for place, one in reads.items()}
 
@@ -231,13 +188,11 @@ class Moments:
     async def _for_another(self, asked: _Forwarded, deadline_s: float) -> dict[str, Any]:
         partition = self._node.owned_here(asked.partition, forwarded=True)
         reads = dict(enumerate(asked.reads))
-        time_ms = None if asked.at is None else micros_from_text(asked.at) // 1000
         if reads:
+            time_ms = None if asked.at is None else micros_from_text(asked.at) // 1000
             found = await self._read_here(partition, reads, time_ms, deadline_s)
             return {"results": [orjson.Fragment(found[place]) for place in reads]}
-        if time_ms is not None:
-            return {"latest": await self._look_here(partition, asked.groups or [], time_ms, deadline_s)}
-        return {"settled": await self._node.settled(partition, asked.groups, _left_s(deadline_s))}
+        return {"fresh": await self._node.fresh(partition, asked.groups, _left_s(deadline_s))}
 
     # Store-wide tags
 
@@ -266,7 +221,7 @@ class Moments:
         row: dict[str, Any] = {}
         if asked.at is None:
             # The tag's own commit comes after all that there is by now, whatever the clocks of the brokers say.
-            time_ms = await self._newest(dict.fromkeys(range(self._node.count)), deadline_s)
+            time_ms = await self._fresh(dict.fromkeys(range(self._node.count)), deadline_s)
             number = partition_of(STORE_GROUP, self._node.count)
             await self._read_of(number, {0: _of_tags(key=name)}, time_ms, deadline_s)
         else:
