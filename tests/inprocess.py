@@ -6,6 +6,7 @@ import asyncio
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -68,7 +69,7 @@ class ListedLog:
             number: Participant(overlay, number, PARTITIONS, None) for number, overlay in self._overlays.items()
         }
         for number, participant in self._participants.items():
-            partitions[number].closed_before = participant.closed_before
+            partitions[number].known_settled = participant.settled
         self._allotment = Allotment(PARTITIONS)
         self._sequence_offset = 0
         self.held = False
@@ -76,6 +77,7 @@ class ListedLog:
         self.failure: VersologError | None = None
         """What appending ends with, as if the log was away."""
         self.taken = 0
+        self._ends: Counter[int] = Counter()
         self._waiting: list[Callable[[], None]] = []
 
     def append(self, partition: int | None, key: bytes | None, value: bytes, appended: Appended) -> None:
@@ -83,11 +85,18 @@ class ListedLog:
         if self.failure is not None:
             appended(self.failure)
             return
-        appended(self._clock_ms())
+        if partition is not None:
+            self._ends[partition] += 1
+        appended(None)
         self._waiting.append(lambda: self._sequence(value) if partition is None else self._decide(partition, value))
         asyncio.get_running_loop().call_soon(self._go_on)
 
-    def close(self, timeout_s: float) -> None:
+    async def now(self, partition: int) -> int:
+        if self.failure is not None:
+            raise self.failure
+        return self._ends[partition]
+
+    def close(self, timeout_s: float = 0.0) -> None:
         pass
 
     def release(self) -> None:
@@ -105,6 +114,7 @@ class ListedLog:
         shares = self._allotment.shares(offset, intent_hash(avro.unframe(value)[1]), record)
         for number, share in shares.items():
             participant = self._participants[number]
+            self._ends[number] += 1
             clock = participant.place(participant.next_offset, self._clock_ms())
             assert clock is not None
             participant.take(asked_by_share(participant.next_offset - 1, clock, share, 0))
@@ -185,6 +195,7 @@ class House:
             count=PARTITIONS,
             codec=self.codec,
             intake=self.log,
+            ends=self.log,
             owners=self._owners,
             own_url=url,
             lag=self.lag,

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from starlette.types import Receive, Scope, Send
 
 from versolog.config import Settings
+from versolog.projections.ends import KafkaEnds
 from versolog.projections.http import Source
 from versolog.projections.http import app as http_app
 from versolog.projections.intake import KafkaIntake
@@ -36,7 +37,7 @@ from versolog.streams.ballots import Ballots
 from versolog.streams.committer import Committer
 from versolog.streams.lanes import Record
 from versolog.streams.ownership import owners
-from versolog.streams.participant import first_undecided
+from versolog.streams.participant import settled_at
 from versolog.streams.runtime import HttpServer, WorkerRuntime
 from versolog.streams.sequencer import Sequencer
 from versolog.streams.transport import Membership
@@ -110,7 +111,7 @@ class Worker:
             place.error = error
             raise
         place.role, place.error = "owner", None
-        place.closed_before, place.waiting = committer.closed_before, committer.waiting
+        place.known_settled, place.waiting = committer.settled, committer.waiting
         place.caught_up()
         if partition == SEQUENCER_BESIDE:
             self._sequencer.start()
@@ -251,7 +252,7 @@ class Worker:
         upto = []
         for place in owned:
             checkpoint = place.checkpoint
-            decided = 0 if checkpoint is None else first_undecided(checkpoint)
+            decided = settled_at(checkpoint).offset
             young = found[topic, place.number]
             upto.append(TopicPartition(topic, place.number, decided if young < 0 else min(decided, young)))
         if upto:
@@ -324,6 +325,7 @@ async def work(settings: Settings, ready: Callable[[str], None] = lambda url: No
         count=settings.partitions,
         codec=codec,
         intake=intake,
+        ends=KafkaEnds(settings.client, settings.topics),
         owners=KnownOwners(settings),
         own_url=url,
         lag=worker.lag,

@@ -511,11 +511,11 @@ def test_what_is_closed_is_not_held_back_by_what_waits_in_other_groups(sides: Si
     sides.a.take(put(A2, id="beside"), 20)
     participant, checkpoint = sides.a.participant, sides.a.participant.checkpoint()
     for asked in (None, checkpoint):
-        assert [participant.closed_before(groups, asked) for groups in (None, [A], [A2])] == [10, 10, 20]
+        assert [participant.settled(groups, asked) for groups in (None, [A], [A2])] == [(0, 10), (0, 10), (2, 20)]
     sides.a.begin(checkpoint)
-    assert sides.a.participant.closed_before([A2]) == 10, "whose groups these are is not known before it was read again"
+    assert sides.a.participant.settled([A2]) == (0, 10), "whose groups these are is not known before it was read again"
     sides.a.read(0)
-    assert [sides.a.participant.closed_before(groups) for groups in (None, [A], [A2])] == [10, 10, 20]
+    assert [sides.a.participant.settled(groups) for groups in (None, [A], [A2])] == [(0, 10), (0, 10), (2, 20)]
 
 
 def test_votes_that_came_early_are_heard_again(sides: Sides) -> None:

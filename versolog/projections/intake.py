@@ -14,9 +14,8 @@ from versolog.schemas.topics import Topics
 
 log = structlog.get_logger("versolog.intake")
 
-Appended = Callable[[int | VersologError], None]
-"""Called once, in any thread: with the log's time of the record, in milliseconds, when it is in there; with the error when
-it isn't known to be."""
+Appended = Callable[[VersologError | None], None]
+"""Called once, in any thread: with None when the record is in the log, with the error when it isn't known to be."""
 
 DELIVERY_TIMEOUT_MS = 30_000
 QUEUE_RECORDS_MAX = 50_000
@@ -50,8 +49,8 @@ class KafkaIntake:
         if self._closing:
             raise Unavailable("this node is stopping; send the same id to another one, or again")
 
-        def report(error: KafkaError | None, message: Message) -> None:
-            appended(message.timestamp()[1] if error is None else self._failed(error))
+        def report(error: KafkaError | None, _: Message) -> None:
+            appended(None if error is None else self._failed(error))
 
         try:
             topic, number = (self._topics.sequence, 0) if partition is None else (self._topics.transactions, partition)

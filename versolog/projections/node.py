@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from versolog.projections.ends import LogEnds
 from versolog.projections.intake import Intake
 from versolog.projections.lag import Lag
 from versolog.projections.metrics import PartitionState
 from versolog.projections.partition import Partition
-from versolog.projections.ticks import AGAIN_S, Ticks
 from versolog.schemas import codec as avro
 from versolog.schemas.codec import Codec
 from versolog.schemas.errors import (
@@ -35,11 +35,14 @@ from versolog.streams.versions import AncestorRef, At, Ref, TimeRef, parse_ref, 
 
 UNDER_WAY_MAX = 20_000
 """Transactions that may wait for their outcome on one node at once."""
+TICK_AGAIN_S = 0.25
+MARKERS_AFTER_S = 0.05
 AWAY_AFTER_S = 5.0
 """A partition that has not voted for so long is told to be away."""
-LEVEL_AGAIN_S = 0.05
+AGAIN_S = 0.05
 
 _TRANSACTION = avro.schema("Transaction")
+_TICK = avro.schema("Tick")
 
 
 class Owners(Protocol):
@@ -101,6 +104,7 @@ class Node:
         owners: Owners,
         own_url: str,
         lag: Lag,
+        ends: LogEnds | None = None,
         outage: Callable[[], str | None] = lambda: None,
         keeps: Callable[[int], bool] = lambda partition: True,
     ) -> None:
@@ -114,10 +118,11 @@ class Node:
         self.lag = lag
         self.outage = outage
         self._keeps = keeps
-        self._intake = intake
+        self._intake, self._ends = intake, ends
         self.under_way = 0
         """Transactions that wait for their outcome here."""
-        self._ticks = None if intake is None else Ticks(intake, codec)
+        self._ticked: dict[int, tuple[float, int]] = {}
+        """By partition, when a tick was last appended, and the clock then."""
 
     @property
     def read_only(self) -> bool:
@@ -162,6 +167,8 @@ class Node:
         """Hand what was taken to the log, and take no more."""
         if self._intake is not None:
             self._intake.close(timeout_s)
+        if self._ends is not None:
+            self._ends.close()
 
     def owned(self) -> list[Partition]:
         """The partitions that this node speaks for."""
@@ -307,8 +314,8 @@ class Node:
             _refuse_after(self._latest_ms(), time_ms, "here it is")
         deadline_s = time.monotonic() + timeout_s
         while (left_s := deadline_s - time.monotonic()) > 0:
-            self._ticking().move(partition.number, partition.clock(groups), time_ms)
-            if await partition.until(lambda: partition.clock(groups) > time_ms, min(left_s, AGAIN_S)):
+            self._tick(partition)
+            if await partition.until(lambda: partition.clock(groups) > time_ms, min(left_s, TICK_AGAIN_S)):
                 return
         raise Unavailable(
             f"partition {partition.number} could not close {millis_to_text(time_ms)} within {timeout_s:g} s; ask again",
@@ -316,21 +323,48 @@ class Node:
         )
 
     async def fresh(self, partition: Partition, groups: Collection[str] | None, timeout_s: float) -> int:
-        """A moment, in milliseconds, with all that anybody was told of `groups` before this call, by their owner: all that
-        the log held then is decided, and can be read here. None are all groups of the partition. Raises Unavailable."""
+        """Wait until all that the log held of `groups` before this call can be read here, by their owner; answers the latest
+        committed_at among it, in milliseconds. None are all groups of the partition.
+
+        What is in the log and not decided was shown to nobody; but what one read shows of it, and another one not, must
+        be told by their order alone. Raises Unavailable.
+        """
         if not self.read_only:
             deadline_s = time.monotonic() + timeout_s
-            try:
-                async with asyncio.timeout(timeout_s):
-                    time_ms = await self._ticking().after_this(partition.number, partition.clock(groups)) - 1
-            except TimeoutError:
-                raise Unavailable(f"the log took no tick within {timeout_s:g} s; ask again", code="time-not-closed") from None
-            await self.closed(partition, time_ms, deadline_s - time.monotonic(), groups=groups, has_been=True)
-        else:
-            time_ms = 0
+            end = await self._end(partition, timeout_s)
+            again_s = MARKERS_AFTER_S
+            while not await partition.until(
+                lambda: partition.settled(groups).offset >= end, min(deadline_s - time.monotonic(), again_s)
+            ):
+                if time.monotonic() >= deadline_s:
+                    raise Unavailable(
+                        f"partition {partition.number} could not end in time what it had begun before; ask again, or for "
+                        "a time",
+                        code="not-yet-visible", partition=partition.number,
+                    )  # fmt: skip
+                self._tick(partition)  # the last offsets of the log may be those of markers, which nobody is handed
+                again_s = TICK_AGAIN_S
         if groups is None:
-            return max(time_ms, partition.clock())
-        return max(time_ms, _latest(partition, groups))
+            return partition.clock()
+        heads = (partition.store.head(group) for group in groups)
+        return max((head.committed_at for head in heads if head is not None), default=0)
+
+    async def _end(self, partition: Partition, timeout_s: float) -> int:
+        assert self._ends is not None, "a copy that nobody writes to is not asked"
+        failure: Unavailable | None = None
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    try:
+                        return await self._ends.now(partition.number)
+                    except Unavailable as error:
+                        failure = error
+                        await asyncio.sleep(AGAIN_S)
+        except TimeoutError:
+            raise failure or Unavailable(
+                f"Kafka did not say within {timeout_s:g} s how far partition {partition.number} goes; ask again",
+                code="log-away", partition=partition.number,
+            ) from None  # fmt: skip
 
     async def level(self, partition: Partition, timeout_s: float) -> None:
         """Wait until the partition has here all that was committed before this call. Raises Unavailable."""
@@ -341,7 +375,7 @@ class Node:
             behind_s = self.lag.staleness_s(partition.number)
             if behind_s is not None and behind_s <= waited_s:
                 return
-            await asyncio.sleep(LEVEL_AGAIN_S)
+            await asyncio.sleep(AGAIN_S)
         raise Unavailable(
             f"partition {partition.number} is still behind here after {timeout_s:g} s; ask again",
             code="not-yet-visible",
@@ -360,12 +394,16 @@ class Node:
 
     def _latest_ms(self) -> int:
         """The time here, or the log's where that is known to be ahead."""
-        return max(_now_ms(), 0 if self._ticks is None else self._ticks.time_ms)
+        return max([_now_ms(), *(partition.clock() for partition in self.partitions.values())])
 
-    def _ticking(self) -> Ticks:
-        self._writable()
-        assert self._ticks is not None
-        return self._ticks
+    def _tick(self, partition: Partition) -> None:
+        """Append a tick, unless one is likely to be under way: since the last one, the clock has not moved."""
+        now_s, clock = time.monotonic(), partition.clock()
+        ticked_at_s, ticked_clock = self._ticked.get(partition.number, (-TICK_AGAIN_S, -1))
+        if clock == ticked_clock and now_s - ticked_at_s < TICK_AGAIN_S:
+            return
+        self._ticked[partition.number] = now_s, clock
+        self._writable().append(partition.number, None, self.codec.write(_TICK, {}), _ignore)
 
 
 class Sent:
@@ -396,12 +434,12 @@ class Sent:
             known is not None or future.done() for known, future in zip(self._known, self._futures, strict=True)
         )
 
-    def appended(self, result: int | VersologError) -> None:
+    def appended(self, error: VersologError | None) -> None:
         """The log has the record, or isn't known to. In any thread."""
-        if isinstance(result, VersologError):
-            self._loop.call_soon_threadsafe(self._fail, result)
-        else:
+        if error is None:
             self._in_log = True
+        else:
+            self._loop.call_soon_threadsafe(self._fail, error)
 
     async def outcome(self, timeout_s: float) -> Outcome:
         """Wait for the outcome, whatever it is. Raises as `Node.submit` does."""
@@ -465,12 +503,6 @@ def _outcome_in(partition: Partition, transaction_id: str) -> Outcome | None:
     return None if body is None else Outcome.from_avro(read_outcome(body))
 
 
-def _latest(partition: Partition, groups: Collection[str]) -> int:
-    """The latest committed_at of the groups' commits here, in milliseconds; 0 where there is none."""
-    heads = (partition.store.head(group) for group in groups)
-    return max((head.committed_at for head in heads if head is not None), default=0)
-
-
 def _time_in(ref: Ref | None) -> int | None:
     """The time that reading `ref` depends on."""
     match ref:
@@ -493,3 +525,7 @@ def _refuse_after(end_ms: int, time_ms: int, ends: str) -> None:
             code="time-to-come",
             field="at",
         )
+
+
+def _ignore(error: VersologError | None) -> None:
+    """A tick that got lost is sent again by whoever waits for it."""

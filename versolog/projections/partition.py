@@ -12,7 +12,7 @@ from versolog.schemas.errors import VersologError
 from versolog.schemas.outcome import Outcome
 from versolog.schemas.readings import read_outcome
 from versolog.streams.committer import Waiting
-from versolog.streams.participant import closed_before
+from versolog.streams.participant import Settled, settled_at
 
 Role = Literal["idle", "follower", "recovering", "owner", "stopped"]
 
@@ -26,8 +26,8 @@ class Partition:
         self.role: Role = role
         self.error: VersologError | None = None
         """Why it stopped."""
-        self.closed_before: Callable[[Collection[str] | None], int | None] = _not_deciding
-        """What `clock` is by its owner here, who knows more than the store; None where that is elsewhere."""
+        self.known_settled: Callable[[Collection[str] | None], Settled | None] = _not_deciding
+        """What `settled` is by its owner here, who knows more than the store; None where that is elsewhere."""
         self.waiting: Callable[[], list[Waiting]] = list
         """What its owner here has taken in and not decided."""
         self._waiting: dict[tuple[str, bytes], list[asyncio.Future[Outcome]]] = {}
@@ -47,14 +47,14 @@ class Partition:
         self.role, self.error = "stopped", error
         self._folded()
 
+    def settled(self, groups: Collection[str] | None = None) -> Settled:
+        """How far everything is decided and can be read here; of these groups alone, where they are given and this is
+        their owner, who knows which groups the undecided concern."""
+        return self.known_settled(groups) or settled_at(self.store.checkpoint)
+
     def clock(self, groups: Collection[str] | None = None) -> int:
-        """Milliseconds: everything with committed_at below it is decided and can be read here; of these groups alone,
-        where they are given and this is their owner, who knows which groups the undecided concern."""
-        closed_ms = self.closed_before(groups)
-        if closed_ms is not None:
-            return closed_ms
-        checkpoint = self.store.checkpoint
-        return 0 if checkpoint is None else closed_before(checkpoint)
+        """Milliseconds: everything with committed_at below it is decided and can be read here, as `settled` says it."""
+        return self.settled(groups).clock
 
     async def until(self, ready: Callable[[], bool], timeout_s: float) -> bool:
         """Wait until `ready`, which is asked again after every fold; False when the time ran out first."""
@@ -97,5 +97,5 @@ class Partition:
             self._next_fold.set_result(None)
 
 
-def _not_deciding(groups: Collection[str] | None) -> int | None:
+def _not_deciding(groups: Collection[str] | None) -> Settled | None:
     return None

@@ -33,7 +33,7 @@ from versolog.schemas.codec import Codec, SchemaIds
 from versolog.schemas.errors import Invalid, Misconfigured, NotFound, Unavailable
 from versolog.schemas.readings import Told, read_outcome
 from versolog.schemas.topics import TopicIds, Topics, partition_of
-from versolog.streams.participant import closed_before
+from versolog.streams.participant import settled_at
 from versolog.streams.state import MAIN, STORE_GROUP, STORE_TAGS_TABLE
 from versolog.streams.versions import NameRef, TimeRef, parse_ref, resolve
 
@@ -245,7 +245,7 @@ def _clock(log: Log, ends: Ends, codec: Codec, number: int) -> int:
     if value is None:
         return 0
     _, record = codec.read(value, OUTCOMES)
-    return 0 if record["checkpoint"] is None else closed_before(record["checkpoint"])
+    return settled_at(record["checkpoint"]).clock
 
 
 # Folding, one partition a task, on all cores

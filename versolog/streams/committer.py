@@ -33,7 +33,7 @@ from versolog.streams.decide import COMMIT, Asked, Decision, asked_by_share, is_
 from versolog.streams.failpoints import reach
 from versolog.streams.lanes import Record as LogRecord
 from versolog.streams.overlay import Layer, Overlay
-from versolog.streams.participant import Job, Participant
+from versolog.streams.participant import Job, Participant, Settled, settled_at
 from versolog.streams.shares import SHARE, Vote
 from versolog.streams.state import State
 
@@ -237,6 +237,7 @@ class Committer:
             some = records[start : start + SLICE_TRANSACTIONS]
             await self._learn_schemas(some)
             self._decide(some)
+            self._replica.applied(())
             last = start + SLICE_TRANSACTIONS >= len(records)
             if self._open.settled and (last or self._open.transactions >= BATCH_TRANSACTIONS_MIN):
                 self._commit_soon()
@@ -267,15 +268,16 @@ class Committer:
             for one in participant.waiting
         ]
 
-    def closed_before(self, groups: Collection[str] | None) -> int | None:
-        """Milliseconds: everything with committed_at below it is decided and can be read from the replica, of these groups
-        alone where they are given; None while this is not the owner."""
-        participant, checkpoint = self._participant, self._replica.checkpoint
+    def settled(self, groups: Collection[str] | None) -> Settled | None:
+        """How far everything is decided and can be read from the replica, of these groups alone where they are given; None
+        while this is not the owner."""
+        participant = self._participant
         if participant is None:
             return None
         if self._decided == self._stored:
-            return participant.closed_before(groups)
-        return 0 if checkpoint is None else participant.closed_before(groups, checkpoint)
+            return participant.settled(groups)
+        checkpoint = self._replica.checkpoint
+        return settled_at(None) if checkpoint is None else participant.settled(groups, checkpoint)
 
     def _loop_ended(self, task: asyncio.Task[None]) -> None:
         if task is self._loop_task and not task.cancelled() and (error := task.exception()) is not None:
@@ -343,8 +345,6 @@ class Committer:
         elif self._commit_later is None:
             left_s = self._ticks_rest_until_s - time.perf_counter()
             self._commit_later = asyncio.get_running_loop().call_later(left_s, self._commit_ticks)
-        if self._decided == self._stored:
-            self._replica.applied(())
 
     def _commit_ticks(self) -> None:
         self._commit_later = None

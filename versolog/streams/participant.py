@@ -62,6 +62,15 @@ class Turn(NamedTuple):
     jobs: list[Job]
 
 
+class Settled(NamedTuple):
+    """How far everything is decided."""
+
+    offset: int
+    """What stands below it in the partition's log is."""
+    clock: int
+    """What has an earlier committed_at is, in milliseconds: what waits comes later than its own clock, or at it."""
+
+
 @dataclass(slots=True)
 class Undecided:
     """A transaction that waits: for its turn, or for votes."""
@@ -212,14 +221,18 @@ class Participant:
     def undecided_count(self) -> int:
         return len(self._undecided)
 
-    def closed_before(self, groups: Collection[str] | None = None, checkpoint: Record | None = None) -> int:
-        """Milliseconds: everything with committed_at below it is decided, of these groups alone where they are given; was,
-        at a checkpoint of this participant. What that leaves undecided and is decided meanwhile counts for all groups."""
-        if checkpoint is not None:
-            undecided = [one for one in checkpoint["undecided"] if self._concerns(one["offset"], groups)]
-            return closed_before({**checkpoint, "undecided": undecided})
-        waiting = [one.asked.clock for offset, one in self._undecided.items() if self._concerns(offset, groups)]
-        return min((*waiting, *(int(one["clock"]) for one in self._left.values())), default=self.clock)
+    def settled(self, groups: Collection[str] | None = None, checkpoint: Record | None = None) -> Settled:
+        """How far everything is decided, of these groups alone where they are given; was, at a checkpoint of this
+        participant. What that leaves undecided and is decided meanwhile counts for all groups."""
+        if checkpoint is None:
+            next_offset, clock = self.next_offset, self.clock
+            undecided = [(offset, one.asked.clock) for offset, one in self._undecided.items()]
+            undecided += [(offset, int(one["clock"])) for offset, one in self._left.items()]
+        else:
+            next_offset, clock = checkpoint["next_offset"], checkpoint["clock"]
+            undecided = [(one["offset"], one["clock"]) for one in checkpoint["undecided"]]
+        first = min((at for at in undecided if self._concerns(at[0], groups)), default=(next_offset, clock))
+        return Settled(*first)
 
     def _concerns(self, offset: int, groups: Collection[str] | None) -> bool:
         undecided = self._undecided.get(offset)
@@ -253,7 +266,7 @@ class Participant:
             "sequence_offset": None if self._sequence_offset == FIRST else self._sequence_offset,
             "votes_offset": self.votes_offset,
         }
-        closed = closed_before(checkpoint)
+        closed = settled_at(checkpoint).clock
         self._read_at = {group: at for group, at in self._read_at.items() if at > closed}
         reads = [{"group": group, "committed_at": at} for group, at in self._read_at.items()]
         return {**checkpoint, "reads": reads}
@@ -375,15 +388,12 @@ class Participant:
         return max((self._read_at.get(part["group"], 0) for part in asked.transaction["parts"]), default=0)
 
 
-def first_undecided(checkpoint: Record) -> int:
-    """The first offset of the partition's transactions that is not decided at a checkpoint."""
-    return min((int(one["offset"]) for one in checkpoint["undecided"]), default=int(checkpoint["next_offset"]))
-
-
-def closed_before(checkpoint: Record) -> int:
-    """Milliseconds: at a checkpoint, everything with committed_at below it is decided. What waits comes later than its
-    own clock, or at it."""
-    return min((int(one["clock"]) for one in checkpoint["undecided"]), default=int(checkpoint["clock"]))
+def settled_at(checkpoint: Record | None) -> Settled:
+    """How far everything is decided at a checkpoint; none is the beginning."""
+    if checkpoint is None:
+        return Settled(0, 0)
+    undecided = ((int(one["offset"]), int(one["clock"])) for one in checkpoint["undecided"])
+    return Settled(*min(undecided, default=(int(checkpoint["next_offset"]), int(checkpoint["clock"]))))
 
 
 def _names(asked: Asked) -> tuple[Name, ...]:
