@@ -43,9 +43,7 @@ class KafkaEnds:
             self._next = asyncio.create_task(self._take_turn(self._last))
         found = await asyncio.shield(self._next)
         if partition not in found:
-            raise Unavailable(
-                f"Kafka did not say how far partition {partition} goes; ask again", code="log-away", partition=partition
-            )
+            raise Unavailable(f"Kafka did not say how far partition {partition} goes; ask again", partition=partition)
         return found[partition]
 
     def close(self) -> None:

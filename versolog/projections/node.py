@@ -326,8 +326,8 @@ class Node:
         """Wait until all that the log held of `groups` before this call can be read here, by their owner; answers the latest
         committed_at among it, in milliseconds. None are all groups of the partition.
 
-        What is in the log and not decided was shown to nobody; but what one read shows of it, and another one not, must
-        be told by their order alone. Raises Unavailable.
+        What the log holds undecided was shown to nobody. It is waited for all the same: of two reads that miss it, one could
+        show what came after it. Raises Unavailable.
         """
         if not self.read_only:
             deadline_s = time.monotonic() + timeout_s
@@ -363,8 +363,8 @@ class Node:
         except TimeoutError:
             raise failure or Unavailable(
                 f"Kafka did not say within {timeout_s:g} s how far partition {partition.number} goes; ask again",
-                code="log-away", partition=partition.number,
-            ) from None  # fmt: skip
+                partition=partition.number,
+            ) from None
 
     async def level(self, partition: Partition, timeout_s: float) -> None:
         """Wait until the partition has here all that was committed before this call. Raises Unavailable."""
