@@ -27,3 +27,13 @@ def interrupt_on_sigterm() -> None:
 
 def _interrupt(number: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
+
+
+def interrupt_is_over() -> None:
+    """Let a KeyboardInterrupt that was dealt with have no part in the exit status.
+
+    CPython notes one that passes through `eval` or `exec` of text, as in the making of a dataclass while something is
+    imported, and ends the process by SIGINT after all, unless another text is evaluated behind it (run_eval_code_obj in
+    its pythonrun.c).
+    """
+    eval("0")

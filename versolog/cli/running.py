@@ -59,6 +59,7 @@ def up(
         where = f"http {' '.join(it.http_urls)}  kafka {it.bootstrap}  data {data}"
         print(f"ready  {where}  ({took_s:.1f} s)", flush=True)
         until_interrupted()
+    lifetime.interrupt_is_over()
 
 
 def worker(
