@@ -107,6 +107,7 @@ def main(what: str, address: str, seconds: float) -> None:
         "POSTGRES_POOL_SIZE": str(CLIENTS // PROCESSES),
     }
     before, run_id = written(), str(uuid4())
+    os.environ["CREATE_TABLE"] = "no"  # two processes at it at once are an error of PostgreSQL's
     with ProcessPoolExecutor(PROCESSES) as pool:
         ended = [pool.submit(run, what, run_id, seconds, number) for number in range(PROCESSES)]
         ordered = sorted(second for one in ended for second in one.result())
