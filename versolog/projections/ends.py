@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
-from confluent_kafka import OFFSET_END, Consumer, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_END, KafkaException, TopicPartition
 
 from versolog.schemas.errors import Unavailable
 from versolog.schemas.topics import Topics
+from versolog.streams.readers import reader
 
 REQUEST_TIMEOUT_S = 5.0
 
@@ -28,9 +28,9 @@ class LogEnds(Protocol):
 class KafkaEnds:
     """Asks for several partitions in one request; who comes while one is on its way shares the next."""
 
-    def __init__(self, kafka: Mapping[str, Any], topics: Topics) -> None:
-        self._kafka, self._topic = dict(kafka), topics.transactions
-        self._consumer = self._connect()
+    def __init__(self, kafka: dict[str, Any], topics: Topics) -> None:
+        self._topic = topics.transactions
+        self._consumer = reader(kafka, **{"client.id": "versolog-ends"})
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="versolog-ends")
         self._wanted: set[int] = set()
         self._next: asyncio.Task[dict[int, int]] | None = None
@@ -66,13 +66,3 @@ class KafkaEnds:
         except KafkaException:
             return {}
         return {place.partition: place.offset for place in found if place.error is None and place.offset >= 0}
-
-    def _connect(self) -> Consumer:
-        return Consumer(
-            {
-                **self._kafka,
-                "group.id": "versolog-ends",  # wanted, and not joined
-                "enable.auto.commit": False,
-                "isolation.level": "read_committed",  # as the owner reads
-            }
-        )

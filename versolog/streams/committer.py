@@ -237,7 +237,8 @@ class Committer:
             some = records[start : start + SLICE_TRANSACTIONS]
             await self._learn_schemas(some)
             self._decide(some)
-            self._replica.applied(())
+            if self._decided == self._stored:
+                self._replica.applied(())  # what was taken in settles something, and no commit will say so
             last = start + SLICE_TRANSACTIONS >= len(records)
             if self._open.settled and (last or self._open.transactions >= BATCH_TRANSACTIONS_MIN):
                 self._commit_soon()

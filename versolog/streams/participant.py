@@ -224,15 +224,12 @@ class Participant:
     def settled(self, groups: Collection[str] | None = None, checkpoint: Record | None = None) -> Settled:
         """How far everything is decided, of these groups alone where they are given; was, at a checkpoint of this
         participant. What that leaves undecided and is decided meanwhile counts for all groups."""
-        if checkpoint is None:
-            next_offset, clock = self.next_offset, self.clock
-            undecided = [(offset, one.asked.clock) for offset, one in self._undecided.items()]
-            undecided += [(offset, int(one["clock"])) for offset, one in self._left.items()]
-        else:
-            next_offset, clock = checkpoint["next_offset"], checkpoint["clock"]
-            undecided = [(one["offset"], one["clock"]) for one in checkpoint["undecided"]]
-        first = min((at for at in undecided if self._concerns(at[0], groups)), default=(next_offset, clock))
-        return Settled(*first)
+        if checkpoint is not None:
+            undecided = [one for one in checkpoint["undecided"] if self._concerns(one["offset"], groups)]
+            return settled_at({**checkpoint, "undecided": undecided})
+        waiting = ((offset, one.asked.clock) for offset, one in self._undecided.items() if self._concerns(offset, groups))
+        left = ((offset, int(one["clock"])) for offset, one in self._left.items())
+        return Settled(*min((*waiting, *left), default=(self.next_offset, self.clock)))
 
     def _concerns(self, offset: int, groups: Collection[str] | None) -> bool:
         undecided = self._undecided.get(offset)
