@@ -54,8 +54,10 @@ UNDECIDED_MAX = 2_000
 votes are not, so what waits goes on."""
 UNDECIDED_BYTES_MAX = 32 * 1024 * 1024
 TICKS_REST_S = 0.2
-REST_MAX_S = 0.2
-"""Between small batches. A commit can take seconds, where Kafka is away; what comes after it is not to wait for that."""
+REST_COMMITS = 3
+"""Between small batches a partition rests so many times as long as the last commit took."""
+REST_MAX_S = 0.05
+"""And no longer: a commit can take seconds, where Kafka is away; what comes after it is not to wait for that."""
 KAFKA_TRANSACTION_TIMEOUT_MS = 10_000
 COMMIT_TIMEOUT_S = 15.0
 FENCE_TIMEOUT_S = 30.0
@@ -436,9 +438,9 @@ class Committer:
     # Committing, one batch after the other
 
     async def _commit_batches(self) -> None:
-        """Commit what is decided, again and again. It rests as long as a commit took, unless a large batch is at hand:
-        when Kafka is busy its transactions take longer, so there are fewer and larger ones, and one alone waits for
-        nobody."""
+        """Commit what is decided, again and again. It rests a few times as long as a commit took, unless a large batch is
+        at hand: when Kafka is busy its transactions take longer, so there are fewer and larger ones, and one alone waits
+        for nobody."""
         participant = self._participant
         assert participant is not None, "recover comes first"
         rest_until_s = 0.0
@@ -458,7 +460,7 @@ class Committer:
             begun = time.perf_counter()
             await self._in_thread(partial(self._commit, batch))
             ended = time.perf_counter()
-            rest_until_s = ended + min(ended - begun, REST_MAX_S)
+            rest_until_s = ended + min(REST_COMMITS * (ended - begun), REST_MAX_S)
             self._ticks_rest_until_s = ended + TICKS_REST_S
             self._tally.committed(self._partition, batch.transactions, ended - begun)
             self._overlay.drop(batch.layer)
