@@ -17,6 +17,7 @@ from functools import partial
 from itertools import accumulate
 
 from benchmarks.bench import Bench
+from benchmarks.logs import Log
 from benchmarks.measured import MILLISECONDS, PER_SECOND, Result, Series, Side, WrongResultError, percentile
 from benchmarks.postgres import TRANSFERS, postgres
 from tests.cluster import Cluster
@@ -32,7 +33,7 @@ SHARES = (0.0, 0.1, 0.5, 1.0)
 ZIPF = 0.99
 TARGET_PER_S = 3_000.0
 P50_TARGET_MS, P99_TARGET_MS = 50.0, 150.0
-PACED_S = 6.0
+PACED_S, WARM_S = 6.0, 2.0
 WITHIN_S = 300.0
 LOOK_EVERY_S, LOOK_RARELY_EVERY_S = 0.1, 0.5
 NEAR_THE_END = 0.8
@@ -112,6 +113,7 @@ def cluster_of(bench: Bench, name: str) -> Iterator[Cluster]:
         yield cluster
     finally:
         cluster.kill()
+        Log(bench.bootstrap, cluster.topics, PARTITIONS, 0).forget()
 
 
 def _decided_per_s(bench: Bench, transactions: Sequence[Transaction], workers: int) -> float:
@@ -165,7 +167,8 @@ def _latencies(bench: Bench, per_s: float) -> Iterator[Result]:
             for name in ("w1", "w2"):
                 cluster.start(name, VERSOLOG_FOLLOW="none")
             cluster.owned()
-            took_ms = asyncio.run(_paced(cluster, _transactions(int(per_s * PACED_S), 1.0, False, number), per_s))
+            transactions = _transactions(int(per_s * (WARM_S + PACED_S)), 1.0, False, number)
+            took_ms = asyncio.run(_paced(cluster, transactions, per_s))[int(per_s * WARM_S) :]
         p50.append(percentile(took_ms, 0.5))
         p99.append(percentile(took_ms, 0.99))
     name, checked = "two partitions, 2 workers, at half of that speed", "every transaction is committed"
