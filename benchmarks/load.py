@@ -97,6 +97,7 @@ class Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self._held = bytearray()
         self._answered: Answered | None = None
+        self.is_open = False
 
     @classmethod
     async def to(cls, host: str, port: int) -> Connection:
@@ -114,6 +115,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self.is_open = True
 
     def data_received(self, data: bytes) -> None:
         self._held += data
@@ -124,6 +126,7 @@ class Connection(asyncio.Protocol):
             answered(*answer)
 
     def connection_lost(self, error: Exception | None) -> None:
+        self.is_open = False
         if (answered := self._answered) is not None:
             self._answered = None
             answered(0, b"the connection was lost")
