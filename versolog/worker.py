@@ -112,6 +112,7 @@ class Worker:
             raise
         place.role, place.error = "owner", None
         place.known_settled, place.waiting = committer.settled, committer.waiting
+        place.committing = committer.committing
         place.caught_up()
         if partition == SEQUENCER_BESIDE:
             self._sequencer.start()

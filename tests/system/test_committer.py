@@ -119,6 +119,41 @@ def test_who_waits_for_an_outcome_gets_it_from_the_recovery(
     assert asyncio.run(run()).committed
 
 
+def test_what_is_in_the_log_and_not_in_the_store_yet_is_known(
+    cluster: Cluster, send: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A follower may read it, and tell of it, before its owner has stored it: reads of the group have to wait."""
+
+    async def run() -> None:
+        async with owner(cluster) as one:
+            start = await one.recover()
+            stored = threading.Event()
+            apply = one.partition.apply
+            monkeypatch.setattr(one.partition, "apply", lambda written: stored.wait(SOON_S) and apply(written))
+            await one.take(start)
+            assert await asyncio.to_thread(in_the_log, cluster)
+            assert one.partition.store.head(GROUP) is None
+            batch = one.committer.committing(GROUP)
+            assert batch is not None
+            assert one.committer.committing("other") is None
+            stored.set()
+            assert await one.partition.until(lambda: one.committer.committing(GROUP) is not batch, SOON_S)
+            assert one.partition.store.head(GROUP) is not None
+
+    send(count("a"))
+    asyncio.run(run())
+
+
+def in_the_log(cluster: Cluster) -> bool:
+    """Whether the log comes to hold a committed change of the group, soon."""
+    deadline = time.monotonic() + SOON_S
+    while not LogReader(cluster).history().commits[GROUP]:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
 def test_an_owner_that_lost_its_partition_commits_nothing_more(cluster: Cluster, send: Send) -> None:
     """As after a pause of the process: it decides what the other has decided already."""
 

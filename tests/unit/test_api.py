@@ -210,6 +210,23 @@ async def test_a_read_with_a_token_waits_for_its_write(tmp_path: Path) -> None:
         assert (await writing).status_code == 201
 
 
+async def test_a_read_waits_for_the_batch_that_changes_its_group_just_now(tmp_path: Path) -> None:
+    """Another worker may have told of it: it reads the log, and can be faster than the owner's store."""
+    async with house(tmp_path) as (built, client):
+        await client.put(ROW, json={"n": 1})
+        partition = built.partitions[partition_of("UA", PARTITIONS)]
+        batches: dict[str, object] = {"UA": object()}
+        partition.committing = batches.get
+        late = await client.get(ROW, headers={"versolog-wait": "0.02"})
+        assert is_problem(late, 503, "not-yet-visible")
+        reading = asyncio.create_task(client.get(ROW))
+        await asyncio.sleep(0.02)
+        assert not reading.done()
+        batches["UA"] = object()  # the next one is not waited for: nobody was told of it when the read came
+        partition.applied(())
+        assert (await reading).json()["row"] == {"n": 1}
+
+
 async def test_a_partition_being_taken_over_or_stopped_is_503(tmp_path: Path) -> None:
     async with house(tmp_path) as (built, client):
         await client.put(ROW, json={})

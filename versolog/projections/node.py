@@ -267,6 +267,15 @@ class Node:
         elsewhere = Elsewhere(number, reason=partition.error if partition is not None else None)
         raise elsewhere.mistaken() if forwarded else elsewhere
 
+    async def stored(self, partition: Partition, group: str, timeout_s: float) -> None:
+        """Wait for the batch that changes `group` just now, if there is one: another node, which follows the log, may have
+        told its client of it before it is in the store of its owner. Raises Unavailable."""
+        batch = partition.committing(group)
+        if batch is not None and not await partition.until(lambda: partition.committing(group) is not batch, timeout_s):
+            raise Unavailable(
+                f"a change of {group!r} was under way for longer than {timeout_s:g} s; ask again", code="not-yet-visible"
+            )
+
     async def visible(self, partition: Partition, token: Mapping[str, int], timeout_s: float) -> None:
         """Wait until the versions in `token` that belong to `partition` can be read. Raises Unavailable."""
         wanted = [

@@ -28,6 +28,8 @@ class Partition:
         """Why it stopped."""
         self.known_settled: Callable[[Collection[str] | None], Settled | None] = _not_deciding
         """What `settled` is by its owner here, who knows more than the store; None where that is elsewhere."""
+        self.committing: Callable[[str], object | None] = _committing_nothing
+        """The batch by which its owner here changes a group just now: in the log perhaps, and not yet in the store."""
         self.waiting: Callable[[], list[Waiting]] = list
         """What its owner here has taken in and not decided."""
         self._waiting: dict[tuple[str, bytes], list[asyncio.Future[Outcome]]] = {}
@@ -95,6 +97,10 @@ class Partition:
     def _folded(self) -> None:
         if self._next_fold is not None and not self._next_fold.done():
             self._next_fold.set_result(None)
+
+
+def _committing_nothing(group: str) -> object | None:
+    return None
 
 
 def _not_deciding(groups: Collection[str] | None) -> Settled | None:

@@ -192,6 +192,8 @@ class Committer:
         self._producer: Producer | None = None
         self._loop_task: asyncio.Task[None] | None = None
         self._stopping = self._abandoned = False
+        self._committing: Layer | None = None
+        """What the batch changes that is on its way into Kafka and from there into the store."""
         self._commit_later: asyncio.TimerHandle | None = None
         self._aside: set[asyncio.Task[None]] = set()
         self._log = logger.bind(partition=partition)
@@ -281,6 +283,12 @@ class Committer:
             return participant.settled(groups)
         checkpoint = self._replica.checkpoint
         return settled_at(None) if checkpoint is None else participant.settled(groups, checkpoint)
+
+    def committing(self, group: str) -> Layer | None:
+        """The batch on its way into the store, where it changes `group`: who follows the log may have read it there already,
+        and told of it."""
+        layer = self._committing
+        return layer if layer is not None and group in layer.heads else None
 
     def _loop_ended(self, task: asyncio.Task[None]) -> None:
         if task is self._loop_task and not task.cancelled() and (error := task.exception()) is not None:
@@ -454,7 +462,7 @@ class Committer:
                 await asyncio.sleep(rest_s)
             batch, self._open = self._open, Batch()
             batch.checkpoint = participant.checkpoint()
-            batch.layer = self._overlay.push()
+            batch.layer = self._committing = self._overlay.push()
             self._has_room.set()
             reach("batch-decided")
             begun = time.perf_counter()
@@ -465,6 +473,7 @@ class Committer:
             self._tally.committed(self._partition, batch.transactions, ended - begun)
             self._overlay.drop(batch.layer)
             self._stored += len(batch.decisions)
+            self._committing = None
             self._replica.applied(batch.decisions)
             self._tally.decided(self._partition, batch.decisions)
 
@@ -585,6 +594,7 @@ class Committer:
             await asyncio.wait({task})
         if task is not None and not task.cancelled() and (error := task.exception()) is not None:
             self._log.warning("committer-ended", reason=str(error))
+        self._committing = None
         if self._producer is not None:
             producers, self._producer = [self._producer], None
             await self._in_thread(partial(_discard, producers))
