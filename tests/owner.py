@@ -18,6 +18,7 @@ from versolog.schemas import codec as avro
 from versolog.schemas.outcome import Outcome
 from versolog.schemas.topics import describe
 from versolog.streams.ballots import Ballots
+from versolog.streams.carrier import Carrier
 from versolog.streams.committer import Committer
 from versolog.streams.decide import OUTCOME, Decision
 
@@ -56,7 +57,9 @@ class Owner:
         def first_kept(number: int) -> int:
             return ends.first([(topic, number)])[topic, number]
 
-        self.ballots = Ballots(cluster.kafka, cluster.topics, codec)
+        self.carrier = Carrier(cluster.kafka, "owner")
+        self.carrier.start()
+        self.ballots = Ballots(cluster.kafka, cluster.topics, codec, self.carrier)
         self.ballots.start()
         self.committer = Committer(
             0, partitions=cluster.partitions, replica=self.partition, kafka=cluster.kafka, topics=cluster.topics,
@@ -131,4 +134,5 @@ async def owner(cluster: Cluster, name: str = "owner") -> AsyncIterator[Owner]:
         finally:
             await one.committer.stop()
             await asyncio.to_thread(one.ballots.close)
+            await one.carrier.close()
             one.partition.close()

@@ -34,6 +34,7 @@ from versolog.schemas.registry import ConfluentRegistry, TopicRegistry
 from versolog.schemas.topics import ensure_topics
 from versolog.streams import failpoints
 from versolog.streams.ballots import Ballots
+from versolog.streams.carrier import Carrier
 from versolog.streams.committer import Committer
 from versolog.streams.lanes import Record
 from versolog.streams.ownership import owners
@@ -71,8 +72,9 @@ class Worker:
         """By partition, the end of having owned it, which may outlast the patience of whoever asked for it."""
         self.restart: Callable[[int, BaseException], None] = _nobody_to_restart
         self._follower = Follower(settings.client, settings.topics)
-        self._ballots = Ballots(settings.client, settings.topics, codec)
-        self._sequencer = Sequencer(settings.client, settings.topics, codec, settings.partitions)
+        self._carrier = Carrier(settings.client, "versolog-carrier")
+        self._ballots = Ballots(settings.client, settings.topics, codec, self._carrier)
+        self._sequencer = Sequencer(settings.client, settings.topics, codec, settings.partitions, self._carrier)
         memory = Memory()
         self.partitions = {
             number: LivePartition(
@@ -149,6 +151,7 @@ class Worker:
     def start(self) -> None:
         """Begin to follow; on the running loop."""
         self._follower.start()
+        self._carrier.start()
         self._ballots.start()
         for place in self.partitions.values():
             self._follow(place)
@@ -169,6 +172,7 @@ class Worker:
         await self._in_thread(self._follower.stop)
         await self._in_thread(self._sequencer.stop)
         await self._in_thread(self._ballots.close)
+        await self._carrier.close()
         for place in self.partitions.values():
             await self._in_thread(place.close)
         self._threads.shutdown(wait=False, cancel_futures=True)

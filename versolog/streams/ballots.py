@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from versolog.schemas.codec import Codec, frame
 from versolog.schemas.errors import BrokenLog, Unavailable, VersologError
 from versolog.schemas.readings import read_votes
 from versolog.schemas.topics import Topics
 from versolog.schemas.written import vote_body, votes_body
+from versolog.streams.carrier import Carrier
 from versolog.streams.failpoints import reach
 from versolog.streams.participant import Ballot
 from versolog.streams.readers import reader
@@ -54,82 +55,45 @@ class _Listener:
 class Ballots:
     """Carries votes to and from all partitions that a worker owns. To be used on one event loop."""
 
-    def __init__(self, kafka: dict[str, Any], topics: Topics, codec: Codec) -> None:
-        self._kafka, self._topic, self._codec = kafka, topics.votes, codec
+    def __init__(self, kafka: dict[str, Any], topics: Topics, codec: Codec, carrier: Carrier) -> None:
+        self._kafka, self._topic, self._codec, self._carrier = kafka, topics.votes, codec, carrier
         self._schema_id = codec.id_of(VOTES)
         self._listeners: dict[int, _Listener] = {}
         self._changed = False
         self._stalls = Stalls()
         self._stopping = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._listen, name="votes-heard", daemon=True),
-            threading.Thread(target=self._serve_deliveries, name="votes-cast", daemon=True),
-        ]
+        self._thread = threading.Thread(target=self._listen, name="votes-heard", daemon=True)
 
     def start(self) -> None:
         """Begin; on the running loop."""
         self._loop = asyncio.get_running_loop()
-        self._producer = self._connected()
-        for thread in self._threads:
-            thread.start()
+        self._thread.start()
 
     def close(self) -> None:
-        """End. Blocks for a moment; votes on their way are left to whoever owns the partition next."""
+        """Hear no more. Blocks for a moment."""
         self._stopping.set()
-        for thread in self._threads:
-            if thread.is_alive():
-                thread.join(CLOSE_TIMEOUT_S)
+        if self._thread.is_alive():
+            self._thread.join(CLOSE_TIMEOUT_S)
 
     # To the others
 
     def cast(self, partition: int, ballots: Sequence[Ballot], done: Callable[[], None]) -> None:
         """Have the others hear what `partition` votes. `done` is called on the loop once all of it is in the log, which
-        is tried for as long as the worker lives. Raises Unavailable where Kafka's client has no room."""
+        is tried for as long as the worker lives."""
         by_partition: dict[int, list[Vote]] = {}
         for ballot in ballots:
             for to in ballot.to:
                 by_partition.setdefault(to, []).append(ballot.vote)
         records = [(to, value) for to, votes in by_partition.items() for value in self._records(partition, votes)]
-        left = len(records)
 
-        def delivered(error: KafkaError | None, _: Message) -> None:
-            nonlocal left
-            if error is not None:
-                return  # only as the client ends: the next owner votes again
-            left -= 1
-            if not left and not self._stopping.is_set():
-                reach("votes-cast")
-                self._loop.call_soon_threadsafe(done)
+        def cast() -> None:
+            reach("votes-cast")
+            done()
 
-        try:
-            for to, value in records:
-                self._producer.produce(self._topic, value, None, to, delivered)
-        except (BufferError, KafkaException) as error:
-            raise Unavailable(f"the votes of partition {partition} can't be sent: {error}") from error
+        self._carrier.carry(self._topic, records, cast)
 
     def _records(self, partition: int, votes: Sequence[Vote]) -> list[bytes]:
         return [frame(self._schema_id, votes_body(partition, run)) for run in runs(votes)]
-
-    def _connected(self) -> Producer:
-        return Producer(
-            {
-                **self._kafka,
-                "client.id": "versolog-votes",
-                "enable.idempotence": True,
-                "acks": "all",
-                "message.timeout.ms": 0,  # for ever: a vote that is lost would leave the others waiting
-                "linger.ms": 0,
-                # What comes while one request is on its way goes into the next: lone ones go at once, many together.
-                "max.in.flight.requests.per.connection": 1,
-                "compression.type": "lz4",
-                "queue.buffering.max.messages": 500_000,
-            }
-        )
-
-    def _serve_deliveries(self) -> None:
-        while not self._stopping.is_set():
-            self._producer.poll(POLL_S)
-        self._producer.purge(blocking=False)
 
     # From the others
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from versolog.schemas import codec as avro
 from versolog.schemas.codec import Codec
@@ -25,6 +25,7 @@ from versolog.schemas.limits import TRANSACTION_BYTES_MAX
 from versolog.schemas.readings import read_transaction
 from versolog.schemas.topics import Topics
 from versolog.schemas.written import share_body
+from versolog.streams.carrier import Carrier
 from versolog.streams.chain import intent_hash
 from versolog.streams.failpoints import reach
 from versolog.streams.readers import reader
@@ -42,7 +43,8 @@ ASK_TIMEOUT_S = 10.0
 FRAME_BYTES = 5
 """Before the Avro body: the magic byte and the schema's id."""
 UNDER_WAY_MAX = 20_000
-"""Shares handed to Kafka's client and not acknowledged yet."""
+"""Shares handed on and not acknowledged yet."""
+ROOM_POLL_S = 0.01
 CHECKPOINT_BYTES_MAX = 4_000
 """Kafka's own limit for what stands beside a committed offset is 4,096 bytes."""
 
@@ -51,19 +53,26 @@ logger = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class _Run:
-    """Shares that were handed to Kafka's client together, and where the sequencer stood after them."""
+    """Shares that were handed on together, and where the sequencer stood after them."""
 
     next_offset: int
     last: list[int]
-    left: int
-    """Not acknowledged yet."""
+    shares: int
+    written: bool
+
+    def were_written(self) -> None:
+        """All of them are in the log."""
+        self.written = True
 
 
 class Sequencer:
     """A thread that goes on from the last checkpoint, from `start` to `stop`."""
 
-    def __init__(self, kafka: dict[str, Any], topics: Topics, codec: Codec, partitions: int) -> None:
+    def __init__(
+        self, kafka: dict[str, Any], topics: Topics, codec: Codec, partitions: int, carrier: Carrier
+    ) -> None:
         self._kafka, self._topics, self._codec, self._partitions = kafka, topics, codec, partitions
+        self._carrier = carrier
         self._schema_id = codec.id_of(SHARE)
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -87,7 +96,7 @@ class Sequencer:
         while not stopping.is_set():
             try:
                 _Sequencing(
-                    self._kafka, self._topics, self._codec, self._partitions, self._schema_id, stalls
+                    self._kafka, self._topics, self._codec, self._partitions, self._carrier, self._schema_id, stalls
                 ).run(stopping)  # fmt: skip
             except Exception as error:  # whatever it was, it begins again from the checkpoint
                 logger.warning("sequencer-starts-again", in_s=START_AGAIN_S, reason=str(error))
@@ -98,59 +107,52 @@ class _Sequencing:
     """One run, from the last checkpoint to the first failure."""
 
     def __init__(
-        self, kafka: dict[str, Any], topics: Topics, codec: Codec, partitions: int, schema_id: int, stalls: Stalls
-    ) -> None:
+        self, kafka: dict[str, Any], topics: Topics, codec: Codec, partitions: int, carrier: Carrier, schema_id: int,
+        stalls: Stalls,
+    ) -> None:  # fmt: skip
         self._topics, self._codec, self._schema_id, self._partitions = topics, codec, schema_id, partitions
-        self._kafka, self._stalls = kafka, stalls
+        self._kafka, self._carrier, self._stalls = kafka, carrier, stalls
         self._place = TopicPartition(topics.sequence, 0)
         self._runs: deque[_Run] = deque()
         self._done: _Run | None = None
         self._under_way = 0
-        self._failure: KafkaError | None = None
         self._saved_at = time.monotonic()
         self._saved = self._next_offset = -1
 
     def run(self, stopping: threading.Event) -> None:
-        producer = self._writer()
-        try:
-            with closing(self._reader()) as consumer:
-                offset, last = self._checkpoint(consumer)
-                self._allotment = Allotment(self._partitions, last)
-                self._saved = self._next_offset = offset
-                consumer.assign([TopicPartition(self._topics.sequence, 0, offset)])
-                logger.info("sequencer", offset=offset)
-                while not stopping.is_set():
-                    self._read(consumer, producer)
-                    producer.poll(0)
-                    self._refuse_failure()
-                    self._save(consumer)
-                    self._stalls.look(consumer, lambda: {(self._topics.sequence, 0): self._next_offset})
-        finally:
-            producer.purge(blocking=False)
+        with closing(self._reader()) as consumer:
+            offset, last = self._checkpoint(consumer)
+            self._allotment = Allotment(self._partitions, last)
+            self._saved = self._next_offset = offset
+            consumer.assign([TopicPartition(self._topics.sequence, 0, offset)])
+            logger.info("sequencer", offset=offset)
+            while not stopping.is_set():
+                self._read(consumer, stopping)
+                self._save(consumer)
+                self._stalls.look(consumer, lambda: {(self._topics.sequence, 0): self._next_offset})
 
-    def _read(self, consumer: Consumer, producer: Producer) -> None:
+    def _read(self, consumer: Consumer, stopping: threading.Event) -> None:
         if self._under_way > UNDER_WAY_MAX:
-            producer.poll(POLL_S)
+            stopping.wait(ROOM_POLL_S)
             return
-        message = consumer.poll(POLL_S if not self._under_way else 0.002)
+        message = consumer.poll(POLL_S)
         if message is None:
             return
-        messages = [message, *consumer.consume(RECORDS_AT_ONCE, 0)]
-        run = _Run(0, [], 0)
-        told = self._told(run)
-        for one in messages:
+        before, shares = self._next_offset, list[tuple[int, bytes]]()
+        for one in [message, *consumer.consume(RECORDS_AT_ONCE, 0)]:
             if (error := one.error()) is not None:
                 self._meet(error)
-                continue
-            self._share_out(one, producer, run, told)
-        if run.next_offset:
-            run.last = list(self._allotment.last)
+            else:
+                shares += self._shares(one)
+        if self._next_offset > before:
+            run = _Run(self._next_offset, list(self._allotment.last), len(shares), written=not shares)
             self._runs.append(run)
+            self._under_way += run.shares
+            self._carrier.carry_from_thread(self._topics.transactions, shares, run.were_written)
             reach("shares-produced")
 
-    def _share_out(
-        self, message: Message, producer: Producer, run: _Run, told: Callable[[KafkaError | None, Message], None]
-    ) -> None:
+    def _shares(self, message: Message) -> list[tuple[int, bytes]]:
+        """What the transaction, or whatever else it is, asks of each partition."""
         offset, value = message.offset(), message.value()
         assert offset is not None
         assert value is None or isinstance(value, bytes)
@@ -165,41 +167,15 @@ class _Sequencing:
             logger.warning("poison-record", topic=self._topics.sequence, offset=offset, reason=error.detail)
             transaction, fault = None, error
         hash_ = intent_hash((value or b"")[FRAME_BYTES:])
-        for partition, share in self._allotment.shares(offset, hash_, transaction, fault).items():
-            body = avro.frame(self._schema_id, share_body(share))
-            run.left += 1
-            self._under_way += 1
-            self._produce(producer, partition, body, told)
-        run.next_offset = self._next_offset = offset + 1
+        shares = self._allotment.shares(offset, hash_, transaction, fault)
+        self._next_offset = offset + 1
+        return [(number, avro.frame(self._schema_id, share_body(share))) for number, share in shares.items()]
 
     def _check_size(self, value: bytes) -> None:
         """Refuse what is larger than any builder makes it: a share of it might not fit a record."""
         if (size := len(value) - FRAME_BYTES) > TRANSACTION_BYTES_MAX:
             limit = TRANSACTION_BYTES_MAX
             raise TooLarge(f"the transaction has {size:,} bytes; the limit is {limit:,}", limit=limit)
-
-    def _produce(
-        self, producer: Producer, partition: int, body: bytes, told: Callable[[KafkaError | None, Message], None]
-    ) -> None:
-        while True:
-            try:
-                producer.produce(self._topics.transactions, body, None, partition, told)
-                return
-            except BufferError:
-                producer.poll(POLL_S)
-
-    def _told(self, run: _Run) -> Callable[[KafkaError | None, Message], None]:
-        def told(error: KafkaError | None, _: Message) -> None:
-            self._under_way -= 1
-            run.left -= 1
-            if error is not None and self._failure is None:
-                self._failure = error
-
-        return told
-
-    def _refuse_failure(self) -> None:
-        if self._failure is not None:
-            raise Unavailable(f"a share was not written: {self._failure}")
 
     def _meet(self, error: KafkaError) -> None:
         if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
@@ -211,8 +187,9 @@ class _Sequencing:
 
     def _save(self, consumer: Consumer) -> None:
         """Note how far all is written, now and then."""
-        while self._runs and not self._runs[0].left:
+        while self._runs and self._runs[0].written:
             self._done = self._runs.popleft()
+            self._under_way -= self._done.shares
         if time.monotonic() - self._saved_at < CHECKPOINT_EVERY_S:
             return
         self._saved_at = time.monotonic()
@@ -241,22 +218,6 @@ class _Sequencing:
         """Under a group of its own, for its checkpoint."""
         group_id = f"{self._topics.prefix}sequencer"
         return reader(self._kafka, **{"client.id": "versolog-sequencer", "group.id": group_id})
-
-    def _writer(self) -> Producer:
-        return Producer(
-            {
-                **self._kafka,
-                "client.id": "versolog-sequencer",
-                "enable.idempotence": True,  # in order, and without a gap, for each partition
-                "acks": "all",
-                "message.timeout.ms": 0,
-                "linger.ms": 0,
-                # What comes while one request is on its way goes into the next: lone ones go at once, many together.
-                "max.in.flight.requests.per.connection": 1,
-                "compression.type": "lz4",
-                "queue.buffering.max.messages": 100_000,
-            }
-        )
 
 
 def _links_to_text(offset: int, last: Sequence[int]) -> str:
