@@ -12,6 +12,7 @@ from confluent_kafka import KafkaError, TopicPartition
 
 from tests.cluster import Cluster
 from tests.conftest import RealBroker
+from versolog.broker.ports import free_port
 from versolog.streams import carrier as carriers
 from versolog.streams.carrier import Carrier
 from versolog.streams.readers import reader
@@ -188,6 +189,18 @@ def test_closing_waits_for_no_broker(new_cluster: Callable[..., Cluster], own_br
         await told.until(1)
         own_broker.kill()
         carrier.carry(cluster.topics.votes, [(0, b"1")], told)
+        await asyncio.sleep(0.2)
+        async with asyncio.timeout(10):
+            await carrier.close()
+
+    asyncio.run(run())
+
+
+def test_closing_waits_for_no_broker_that_never_answered() -> None:
+    async def run() -> None:
+        carrier = Carrier({"bootstrap.servers": f"127.0.0.1:{free_port()}"}, "test")
+        carrier.start()
+        carrier.carry("votes", [(0, b"0"), (1, b"1")], Told())
         await asyncio.sleep(0.2)
         async with asyncio.timeout(10):
             await carrier.close()

@@ -124,8 +124,8 @@ class Carrier:
             try:
                 await (await producer.send_batch(batch, topic, partition=partition))
                 begun = end
-            except (KafkaError, OSError) as error:
-                # A producer tries again by itself what can be tried again; this is the end of this one.
+            except Exception as error:
+                # A producer tries again by itself what can be tried again; whatever it was, this is the end of this one.
                 logger.warning("records-are-sent-again", topic=topic, partition=partition, reason=repr(error))
                 if self._producer is producer:
                     self._producer = None
@@ -147,7 +147,10 @@ class Carrier:
                     self._producer = producer
                 except (KafkaError, OSError) as error:
                     logger.warning("records-wait-for-kafka", reason=repr(error))
-                    await _ended(producer)
+                finally:
+                    if self._producer is None:
+                        await _ended(producer)
+                if self._producer is None:
                     await asyncio.sleep(START_AGAIN_S)
             return self._producer
 
