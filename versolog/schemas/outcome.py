@@ -126,7 +126,9 @@ class Outcome:
     def joined(self, others: Iterable[Outcome]) -> Self:
         """The outcome with the hashes that other participants of the same transaction know."""
         hashes = {part.group: part.hash for other in others for part in other.parts if part.hash != _NO_HASH}
-        parts = (part._replace(hash=hashes.get(part.group, part.hash)) for part in self.parts)
+        parts = (
+            PartOutcome(group, branch, version, hashes.get(group, hash_)) for group, branch, version, hash_ in self.parts
+        )
         return replace(self, parts=tuple(parts))
 
     def error(self) -> VersologError | None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import weakref
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from versolog.schemas.outcome import Outcome
 
@@ -81,19 +84,53 @@ def wait(watched: Watched, ready: Callable[[], bool], deadline: float) -> None:
 async def wait_async(watched: Watched, ready: Callable[[], bool], deadline: float) -> None:
     """As `wait`, while the event loop runs on."""
     loop = asyncio.get_running_loop()
+    wakes = _wakes.get(loop)
+    if wakes is None:
+        wakes = _wakes[loop] = _Wakes(loop)
     while not ready():
-        event = asyncio.Event()
-
-        def call(event: asyncio.Event = event) -> None:
-            with suppress(RuntimeError):  # the loop was closed, and nobody waits
-                loop.call_soon_threadsafe(event.set)
-
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            return
+        change = loop.create_future()
+        call = partial(wakes.wake, change)
         watched.listen(call)
+        timer = loop.call_later(left_s, _settle, change)
         try:
             if not ready():
-                async with asyncio.timeout(deadline - time.monotonic()):
-                    await event.wait()
-        except TimeoutError:
-            return
+                await change
         finally:
+            timer.cancel()
             watched.leave(call)
+
+
+class _Wakes:
+    """Wakes coroutines of one event loop from other threads: all that come together with one call into the loop, which
+    costs a system call and hands the interpreter over."""
+
+    __slots__ = ("_changes", "_is_called", "_loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = weakref.ref(loop)
+        self._changes: deque[asyncio.Future[None]] = deque()
+        self._is_called = False
+
+    def wake(self, change: asyncio.Future[None]) -> None:
+        """In any thread."""
+        self._changes.append(change)
+        if not self._is_called and (loop := self._loop()) is not None:
+            self._is_called = True
+            with suppress(RuntimeError):  # the loop was closed, and nobody waits
+                loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        self._is_called = False  # first: what comes from here on calls again
+        while self._changes:
+            _settle(self._changes.popleft())
+
+
+_wakes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Wakes] = weakref.WeakKeyDictionary()
+
+
+def _settle(change: asyncio.Future[None]) -> None:
+    if not change.done():
+        change.set_result(None)

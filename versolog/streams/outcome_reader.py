@@ -95,12 +95,16 @@ class OutcomeReader:
         """Each partition is read from its floor on, or from before it, while this is entered."""
         with self._changing:
             self._start()
+            was_idle = not self._followed
             for partition, floor in floors:
-                followed = self._followed.setdefault(partition, _Followed(floor))
+                followed = self._followed.get(partition)
+                if followed is None:
+                    followed = self._followed[partition] = _Followed(floor)
                 # Somebody who sent earlier may wait only now. What is then read twice was decided the first time.
                 followed.since = min(followed.since, floor)
                 followed.waiting += 1
-            self._changing.notify_all()
+            if was_idle:
+                self._changing.notify_all()
         try:
             yield
         finally:

@@ -140,7 +140,12 @@ class Producer:
     def record(self, tx: Transaction, *, traceparent: str | None = None) -> TransactionRecord:
         """The transaction as a Kafka record, for a service that writes it inside a Kafka transaction of its own:
         `kafka.produce(**producer.record(tx)._asdict())`. Raises as `send`."""
-        partitions = self._deciding(tx)
+        groups = tx.groups
+        return self._record(tx, groups[0], self._deciding(groups), traceparent)
+
+    def _record(
+        self, tx: Transaction, home: str, partitions: Sequence[int], traceparent: str | None
+    ) -> TransactionRecord:
         headers = [*self._base_headers, ("ce_id", tx.id.encode())]
         headers.append(("ce_type", tx.type.encode() if tx.type else b"versolog.Transaction"))
         if tx.occurred_at is not None:
@@ -151,8 +156,8 @@ class Producer:
             headers.append(("traceparent", traceparent.encode()))
         value = self._frame + tx.intent()
         if len(partitions) > 1:
-            return TransactionRecord(self.topics.sequence, value, tx.home.encode(), 0, headers)
-        return TransactionRecord(self.topics.transactions, value, tx.home.encode(), partitions[0], headers)
+            return TransactionRecord(self.topics.sequence, value, home.encode(), 0, headers)
+        return TransactionRecord(self.topics.transactions, value, home.encode(), partitions[0], headers)
 
     @contextmanager
     def transaction(self, timeout_s: float = FLUSH_TIMEOUT_S) -> Iterator[Self]:
@@ -189,17 +194,18 @@ class Producer:
                 raise
             logger.error("while leaving with %s: %s", type(error).__name__, unsent)
 
-    def _deciding(self, tx: Transaction) -> list[int]:
-        """The partitions that decide `tx`, that of its home group first."""
-        return list(dict.fromkeys(partition_of(group, self.partitions) for group in tx.groups))
+    def _deciding(self, groups: Sequence[str]) -> list[int]:
+        """The partitions that decide a transaction of these groups, that of its home group first."""
+        return list(dict.fromkeys(partition_of(group, self.partitions) for group in groups))
 
     def _prepared(self, tx: Transaction, traceparent: str | None) -> tuple[TransactionRecord, Sent]:
         if self._link.transactional_id is not None and self._open is None:
             raise Misconfigured("a producer with a transactional_id sends inside `with producer.transaction():`")
         if self._closed.is_set():
             raise Unavailable("the producer is closed")
-        record = self.record(tx, traceparent=traceparent)
-        partitions = self._deciding(tx)
+        groups = tx.groups
+        partitions = self._deciding(groups)
+        record = self._record(tx, groups[0], partitions, traceparent)
         decision = self._reader.expect(intent_hash(record.value[len(self._frame) :]), partitions[0])
         floors = [(partition, self._reader.floors[partition]) for partition in partitions]
         return record, Sent(tx.id, decision, floors, self._despatch, held=self._open is not None)

@@ -123,10 +123,9 @@ class Sent(Watched):
 
     def outcome_by(self, deadline: float, waited_s: float) -> Outcome:
         """As `outcome`, with the end of `time.monotonic` to wait for and the seconds that this makes for the caller."""
-        wait(self, self._is_settled, deadline)
-        if self._accepted is not None and not self.decided():
+        if not self._is_over():
             with self._despatch.reader.following(self._floors):
-                wait(self._decision, self.decided, deadline)
+                wait(self._decision, self._is_over, deadline)
         return self._outcome_or_raise(waited_s)
 
     def _accepted_or_raise(self, waited_s: float) -> Accepted:
@@ -181,14 +180,16 @@ class Sent(Watched):
             self._error = error
             self._despatch.failed(self)
             self.changed()
+            self._decision.changed()
 
     @property
     def error(self) -> VersologError | None:
         """Why Kafka did not accept it, once that is known."""
         return self._error
 
-    def _is_settled(self) -> bool:
-        return self.done() or self.decided()
+    def _is_over(self) -> bool:
+        """Whether there is nothing more to wait for."""
+        return self._decision.outcome is not None or self._error is not None
 
 
 class AsyncSent:
@@ -224,8 +225,7 @@ class AsyncSent:
     async def outcome_by(self, deadline: float, waited_s: float) -> Outcome:
         """As `Sent.outcome_by`."""
         sent = self._sent
-        await wait_async(sent, sent._is_settled, deadline)
-        if sent._accepted is not None and not sent.decided():
+        if not sent._is_over():
             with sent._despatch.reader.following(sent._floors):
-                await wait_async(sent._decision, sent.decided, deadline)
+                await wait_async(sent._decision, sent._is_over, deadline)
         return sent._outcome_or_raise(waited_s)
