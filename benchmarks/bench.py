@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import multiprocessing
 import os
+import signal
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -256,9 +257,14 @@ def apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
 @contextmanager
 def process_apart() -> Iterator[tuple[int, ProcessPoolExecutor]]:
-    """A fresh process that takes functions, and its id."""
+    """A fresh process that takes functions, and its id. It is not waited for where the measurement failed."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        yield pool.submit(os.getpid).result(), pool
+        pid = pool.submit(os.getpid).result()
+        try:
+            yield pid, pool
+        except BaseException:
+            os.kill(pid, signal.SIGKILL)
+            raise
 
 
 def _summed(lines: Iterable[bytes]) -> int:

@@ -27,7 +27,8 @@ SLICES = 12
 """The whole time is looked at in so many."""
 SHARE = 0.7
 WRITES_PER_S = 20
-PROBED = 60_000
+PROBED, PROBED_FULL = 60_000, 600_000
+"""So many are decided to find the speed; in full so long that RocksDB writes and merges its files meanwhile."""
 SETTLED_WITHIN_S = 30.0
 FLAT = 1.2
 """How many times as much as in the second quarter it may be in the last: in the first one caches fill."""
@@ -44,7 +45,7 @@ class Slice(NamedTuple):
 
 def measure(bench: Bench) -> Iterator[Result]:
     """One run."""
-    workload = workloads.one_change(bench.sizes.of(PROBED))
+    workload = workloads.one_change(bench.sizes.of(PROBED_FULL if bench.sizes.full else PROBED))
     log = bench.filled(workload)
     top = committed(bench, log, workload)
     bench.forget(log)
