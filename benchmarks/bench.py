@@ -5,8 +5,8 @@ from __future__ import annotations
 import http.client
 import multiprocessing
 import os
-import signal
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
