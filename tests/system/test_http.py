@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
+from http.client import HTTPConnection
 from typing import Any
 
 import orjson
@@ -178,6 +180,18 @@ def test_racing_writers_that_expect_what_they_read_lose_no_update(db: Client) ->
     for key in keys:
         counts = [past.row["n"] for past in db.history("g", "t", key) if past.row is not None]
         assert counts == list(range(rows[key], -1, -1))
+
+
+def test_a_connection_is_kept_for_longer_than_clients_keep_theirs(db: Client) -> None:
+    """httpx gives one up after 5 s: if the server did too, one would now and then be closed just as it is used."""
+    url = db._http.base_url
+    with closing(HTTPConnection(url.host, url.port or 80, timeout=10)) as connection:
+        for pause_s in (0, 6):
+            time.sleep(pause_s)
+            connection.request("GET", "/v1/groups")
+            answer = connection.getresponse()
+            assert answer.status == 200
+            answer.read()
 
 
 def test_a_body_of_50_mb_is_refused_and_the_worker_goes_on(db: Client) -> None:

@@ -31,6 +31,8 @@ from versolog.streams.transport import Fetching, Membership
 STOP_TIMEOUT_S = 8.0
 CLEANUP_TIMEOUT_S = 2.0
 """For what is left after `WorkerRuntime.run`: threads that still wait for Kafka, the interpreter's own end."""
+HTTP_IDLE_S = 75
+"""An idle connection is closed later than clients give theirs up: else one would be, now and then, just as it is used."""
 HTTP_DRAIN_S = 2
 RESTART_FIRST_S = 0.5
 RESTART_MAX_S = 10.0
@@ -66,6 +68,7 @@ class HttpServer:
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                timeout_keep_alive=HTTP_IDLE_S,
                 timeout_graceful_shutdown=HTTP_DRAIN_S,
             )
         )
