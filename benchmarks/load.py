@@ -22,6 +22,7 @@ from benchmarks.measured import Latency, Speed, WrongResultError
 
 CONNECTIONS = 16
 PROCESSES = 2
+IDLE_MAX_S = 20.0
 HEAD_END = b"\r\n\r\n"
 LENGTH = b"content-length: "
 
@@ -97,17 +98,24 @@ class Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self._held = bytearray()
         self._answered: Answered | None = None
-        self.is_open = False
+        self._is_open = False
+        self._used_s = time.monotonic()
 
     @classmethod
     async def to(cls, host: str, port: int) -> Connection:
         _, connection = await asyncio.get_running_loop().create_connection(cls, host, port)
         return connection
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether it is open and will be for a while: a server closes what is idle for long, maybe just now."""
+        return self._is_open and time.monotonic() - self._used_s < IDLE_MAX_S
+
     def ask(self, request: bytes, answered: Answered) -> None:
         """Send the request; `answered` is called with what comes back."""
         assert self._answered is None, "one request at a time"
         self._answered = answered
+        self._used_s = time.monotonic()
         self._transport.write(request)
 
     def close(self) -> None:
@@ -115,7 +123,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self.is_open = True
+        self._is_open = True
 
     def data_received(self, data: bytes) -> None:
         self._held += data
@@ -126,7 +134,7 @@ class Connection(asyncio.Protocol):
             answered(*answer)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.is_open = False
+        self._is_open = False
         if (answered := self._answered) is not None:
             self._answered = None
             answered(0, b"the connection was lost")

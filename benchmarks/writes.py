@@ -136,8 +136,8 @@ async def _paced_requests(
         await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
 
         async def ask(number: int, request: bytes, due_s: float) -> None:
-            while free and not free[-1].is_open:
-                free.pop()  # a server closes what is idle for seconds
+            while free and not free[-1].is_usable:
+                free.pop().close()
             connection = free.pop() if free else await Connection.to(server.host, server.port)
             answer = asyncio.get_running_loop().create_future()
             connection.ask(request, lambda status, body: answer.set_result((status, body)))
