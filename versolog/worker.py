@@ -25,7 +25,7 @@ from versolog.projections.lag import Lag
 from versolog.projections.live import LivePartition
 from versolog.projections.metrics import Counted
 from versolog.projections.node import Node
-from versolog.projections.rocks import Memory, StoreUnusable
+from versolog.projections.rocks import MIB, Memory, StoreUnusable
 from versolog.projections.tail import Ends, Follower, OtherLog
 from versolog.schemas import codec as avro
 from versolog.schemas.codec import Codec
@@ -75,7 +75,7 @@ class Worker:
         self._carrier = Carrier(settings.client, "versolog-carrier")
         self._ballots = Ballots(settings.client, settings.topics, codec, self._carrier)
         self._sequencer = Sequencer(settings.client, settings.topics, codec, settings.partitions, self._carrier)
-        memory = Memory()
+        memory = Memory(settings.cache_mib * MIB)
         self.partitions = {
             number: LivePartition(
                 number,

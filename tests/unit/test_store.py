@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.scribe import START_MS, Scribe, Written, codec, fold, ref
-from versolog.projections.rocks import Memory, StoreLocked, StoreUnusable
+from versolog.projections.rocks import MIB, Memory, StoreLocked, StoreUnusable
 from versolog.projections.store import Store
 from versolog.projections.views import View
 from versolog.schemas.codec import encode, schema
@@ -432,6 +432,10 @@ def test_stores_share_the_memory_they_are_given(open_store: Open) -> None:
         scribe.write("g", {})
         for store in stores:
             fold(store, scribe.records[-1:])
+
+
+def test_a_third_of_the_memory_is_for_writes() -> None:
+    assert Memory(48 * MIB).writes.get_buffer_size() == 16 * MIB
 
 
 def test_the_outcome_schema_is_a_part_of_the_format() -> None:

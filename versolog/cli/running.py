@@ -72,6 +72,7 @@ def worker(
     replication: Replication = None,
     prefix: Prefix = None,
     follow: Annotated[str | None, typer.Option(help="all or none: partitions of others to keep up with.")] = None,
+    cache_mib: Annotated[int | None, typer.Option(min=16, help="Memory for all its stores together, in MiB.")] = None,
     fsync: Fsync = None,
     registry_url: RegistryUrl = None,
     kafka: KafkaOption = None,
@@ -88,7 +89,7 @@ def worker(
         settings = settings_of(
             bootstrap=bootstrap, data=data, http_host=http_host, http_port=http_port, advertised_url=advertised_url,
             partitions=partitions, replication=replication, prefix=prefix, follow=follow, fsync=fsync,
-            registry_url=registry_url, kafka=kafka,
+            registry_url=registry_url, kafka=kafka, cache_mib=cache_mib,
         )  # fmt: skip
         _log_to_stderr(settings)
         run_worker(work(settings, partial(_tell_address, address_file)))

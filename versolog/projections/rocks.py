@@ -28,6 +28,7 @@ from versolog.projections.evolve import Batch, Families
 from versolog.schemas.errors import BrokenLog, Misconfigured, Unavailable, VersologError
 
 KIB, MIB = 1024, 1024 * 1024
+CACHE_BYTES = 160 * MIB
 NEAR_MAX = 4
 """Steps to try before a seek, which costs as much as five of them."""
 REOPEN_TIMEOUT_S = 5.0
@@ -52,8 +53,11 @@ class StoreUnusable(BrokenLog):
 class Memory:
     """What the stores of a process use together: blocks of their files, and writes that are in no file yet."""
 
-    def __init__(self, *, cache_bytes: int = 192 * MIB, write_bytes: int = 64 * MIB) -> None:
-        """`write_bytes` is a part of `cache_bytes`: what writes don't use is left for reads."""
+    def __init__(self, cache_bytes: int = CACHE_BYTES, write_bytes: int | None = None) -> None:
+        """`write_bytes` is a part of `cache_bytes`, a third of it if it is not given: what writes don't use is left for
+        reads."""
+        if write_bytes is None:
+            write_bytes = cache_bytes // 3
         self.cache = Cache(cache_bytes)
         self.writes = WriteBufferManager.new_write_buffer_manager_with_cache(write_bytes, False, self.cache)
 
