@@ -183,17 +183,17 @@ class Worker:
         return body
 
     def asked(self, path: str) -> tuple[int, bytes]:
-        """Status and body. The connection may have been closed since the last time: it was idle for long."""
-        for last in (False, True):
-            try:
-                self._http.request("GET", path)
-                answer = self._http.getresponse()
-                return answer.status, answer.read()
-            except (http.client.RemoteDisconnected, ConnectionError):
-                self._http.close()
-                if last:
-                    raise
-        raise AssertionError("it was asked or not")
+        """Status and body."""
+        try:
+            return self._asked(path)
+        except ConnectionError:  # it was idle for so long that the worker has closed it
+            self._http.close()
+            return self._asked(path)
+
+    def _asked(self, path: str) -> tuple[int, bytes]:
+        self._http.request("GET", path)
+        answer = self._http.getresponse()
+        return answer.status, answer.read()
 
     def close(self) -> None:
         """Let go of the connection."""

@@ -127,7 +127,6 @@ def describe(kafka: dict[str, Any], topics: Topics) -> TopicIds:
 
 
 @lru_cache(maxsize=1 << 16)
-@lru_cache(maxsize=16_384)
 def partition_of(group: str, partitions: int) -> int:
     """The partition that `group` belongs to: where Java's default partitioner, and librdkafka's `murmur2_random`,
     put a record with the group's UTF-8 as its key."""

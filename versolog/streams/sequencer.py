@@ -58,7 +58,7 @@ class _Run:
     next_offset: int
     last: list[int]
     shares: int
-    written: bool
+    written: bool = False
 
     def were_written(self) -> None:
         """All of them are in the log."""
@@ -138,14 +138,14 @@ class _Sequencing:
         message = consumer.poll(POLL_S)
         if message is None:
             return
-        before, shares = self._next_offset, list[tuple[int, bytes]]()
+        shares: list[tuple[int, bytes]] = []
         for one in [message, *consumer.consume(RECORDS_AT_ONCE, 0)]:
             if (error := one.error()) is not None:
                 self._meet(error)
             else:
                 shares += self._shares(one)
-        if self._next_offset > before:
-            run = _Run(self._next_offset, list(self._allotment.last), len(shares), written=not shares)
+        if shares:  # every record has one at least
+            run = _Run(self._next_offset, list(self._allotment.last), len(shares))
             self._runs.append(run)
             self._under_way += run.shares
             self._carrier.carry_from_thread(self._topics.transactions, shares, run.were_written)
