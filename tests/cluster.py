@@ -20,7 +20,7 @@ import httpx
 
 from versolog.config import Settings
 from versolog.projections.copy import Manifest
-from versolog.projections.digest import store_digest
+from versolog.projections.digest import group_digest, standing, store_digest
 from versolog.projections.replay import Log, replay
 from versolog.projections.store import Store
 from versolog.projections.tail import Ends
@@ -236,6 +236,15 @@ class Cluster:
         """The digest of the stores of a worker that has ended."""
         with self.stores(name) as stores:
             return store_digest(stores).hex()
+
+    def groups(self, name: str = "w1") -> dict[str, tuple[int, str]]:
+        """By group, the version at which such stores have it, and its digest."""
+        with self.stores(name) as stores:
+            return {
+                group: (version, group_digest(store, group, version).hex())
+                for store in stores
+                for group, version in standing(store, None)
+            }
 
     def verify(self, name: str = "w1") -> list[Verified]:
         """Each partition from the log against the stores of a worker that has ended."""

@@ -153,7 +153,8 @@ def outcomes_over_crashes(
 
 
 def check_all(cluster: Cluster, traffic: Traffic, name: str = "w1") -> History:
-    """After all workers have ended: the log, the store, the verifier and a replay say the same."""
+    """After all workers have ended, `name` with all of the log: that, its store, the verifier and a replay say the
+    same."""
     history = LogReader(cluster).history()
     traffic.check(history)
     found = cluster.verify(name)
@@ -162,5 +163,6 @@ def check_all(cluster: Cluster, traffic: Traffic, name: str = "w1") -> History:
     assert sum(verified.commits for verified in found) == commits
     replayed = cluster.replay(f"replayed-{name}")
     assert replayed.commits == commits
+    assert cluster.groups(name) == cluster.groups(f"replayed-{name}")
     assert cluster.digest(name) == replayed.digest
     return history
