@@ -391,6 +391,7 @@ def test_a_killed_participant_goes_on_with_what_was_undecided(
         found = row(cluster, group)
         assert found is not None
         assert found["row"] == {"n": count}
+    cluster.level()
     cluster.stop()
     assert all(verified.ok for verified in cluster.verify())
     assert cluster.digest("w1") == cluster.replay().digest
