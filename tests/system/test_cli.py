@@ -73,6 +73,7 @@ def test_the_main_job_on_the_command_line(run: Run, tmp_path: Path) -> None:
 
     rehearsed = run("rollback", "UA", "--to", "morning", "--dry-run").stdout
     assert "2 rows would change" in rehearsed
+    assert "head-mismatch" in run("rollback", "UA", "--to", "morning", "--expect-head", "1", status=1).stderr
     run("rollback", "UA", "--to", "morning", "--author", "ops")
     assert json.loads(run("get", "UA", "flights", "k/2").stdout) == {"delay": 30}
     assert lines(run("tags", "UA", "--json"))[0]["version"] == 2
@@ -120,12 +121,15 @@ def test_a_branch_is_merged_conflicts_are_resolved_and_undone_on_the_command_lin
     file.write_text("\n".join(json.dumps(one | {"take": {"value": "E5"}}) for one in told if one["path"] == ["gate"]))
     ends = ("--resolve", str(file), "--take", "theirs=flights/k/1/crew")
     assert "2 rows would change" in run("merge", "UA", "plan", *ends, "--dry-run").stdout
-    run("merge", "UA", "plan", *ends, "-m", "as planned")
+    for more in ((), ("--dry-run",)):
+        assert "head-mismatch" in run("merge", "UA", "plan", *ends, "--expect-head", "3", *more, status=1).stderr
+    run("merge", "UA", "plan", *ends, "-m", "as planned", "--expect-head", "5")
     assert json.loads(run("get", "UA", "flights", "k/1").stdout) == {"crew": "y", "gate": "E5"}
     assert "nothing-to-merge" in run("merge", "UA", "plan", status=1).stderr
 
     merged = str(lines(run("log", "UA", "--json", "--limit", "1"))[0]["version"])
     assert "say which parent" in run("revert", "UA", merged, status=1).stderr
+    assert "head-mismatch" in run("revert", "UA", merged, "--parent", "1", "--expect-head", "5", status=1).stderr
     run("revert", "UA", merged, "--parent", "1")
     assert json.loads(run("get", "UA", "flights", "k/1").stdout) == {"crew": "z", "gate": "B2"}
     run("cherry-pick", "UA", "4")

@@ -85,7 +85,9 @@ def test_a_service_writes_reads_looks_back_and_rolls_back(db: Client) -> None:
     assert db.row("UA", "flights", "k/1", at=row.committed_at).version == second.version
     rehearsal = db.rehearse_rollback("UA", first.version)
     assert (rehearsal.counts.changed, rehearsal.rows[0].after) == (1, {"status": "boarding", "delay": 0})
-    db.rollback("UA", first.version, message="wrong flight")
+    with pytest.raises(PreconditionFailed):
+        db.rollback("UA", first.version, expect_head=first.version)
+    db.rollback("UA", first.version, message="wrong flight", expect_head=second.version)
     assert db.row("UA", "flights", "k/1").row["delay"] == 0
     assert [(past.version, past.author) for past in db.history("UA", "flights", "k/1")] == [
         (3, "tests"), (2, "ops"), (1, "tests"),
@@ -396,6 +398,8 @@ async def test_the_asyncio_client_does_the_same(tmp_path: Path) -> None:
             await db.merge("g", "plan")
         ends = [conflict.take_theirs() async for conflict in db.conflicts(refused.value)]
         assert (await db.rehearse_merge("g", "plan", resolutions=ends)).counts.changed == 1
+        with pytest.raises(PreconditionFailed):
+            await db.merge("g", "plan", resolutions=ends, expect_head=1)
         await db.merge("g", "plan", resolutions=ends)
         assert (await db.compare("g", "plan")).ahead == 0
         await db.rollback("g", 1)

@@ -14,7 +14,7 @@ import typer
 
 from versolog.cli.looking import DEFAULT_URL, Group, Json, Limit, Url, connected
 from versolog.cli.shown import err, print_json, print_refusal, print_table, rows_told, spelled
-from versolog.cli.writing import Author, Branch, Message, show_outcome, show_rehearsal
+from versolog.cli.writing import Author, Branch, ExpectHead, Message, show_outcome, show_rehearsal
 from versolog.client import ABSENT, Apart, Client, Conflict, MergeConflict, Rehearsal, Resolution
 from versolog.schemas.documents import from_text
 from versolog.schemas.errors import Invalid, VersologError
@@ -71,45 +71,40 @@ def branch(
 
 def merge(
     group: Group, source: Source, into: Into = MAIN, policy: Policy = "fail", no_ff: NoFastForward = False,
-    resolve: Resolve = None, take: Take = None, dry_run: DryRun = False, author: Author = "", message: Message = "",
-    url: Url = DEFAULT_URL, as_json: Json = False,
+    resolve: Resolve = None, take: Take = None, dry_run: DryRun = False, expect_head: ExpectHead = None,
+    author: Author = "", message: Message = "", url: Url = DEFAULT_URL, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Bring what a branch did onto another. Exit status 3 where there are conflicts."""
-
-    def rehearsed(resolutions: list[Any]) -> Rehearsal:
-        return client.rehearse_merge(group, source, into, policy=policy, no_ff=no_ff, resolutions=resolutions)
-
-    def done(resolutions: list[Any]) -> Outcome:
-        return client.merge(
-            group, source, into, policy=policy, no_ff=no_ff, resolutions=resolutions, author=author, message=message
-        )  # fmt: skip
-
+    about = {"branch": into, "author": author, "message": message, "expect_head": expect_head}
+    asked = {"source": source, "no_ff": no_ff or None, "policy": policy}
     with connected(url, as_json) as client, _conflicts_told(client, as_json):
-        _settle(client, rehearsed, done, resolve, take, dry_run, as_json)
+        _settle(client, *_joining(client, "merge", group, asked, about), resolve, take, dry_run, as_json)
 
 
 def revert(
     group: Group, versions: Versions = None, begin: From = None, end: To = None, branch: Branch = MAIN,
     parent: Parent = None, policy: Policy = "fail", resolve: Resolve = None, take: Take = None,
-    dry_run: DryRun = False, author: Author = "", message: Message = "", url: Url = DEFAULT_URL, as_json: Json = False,
+    dry_run: DryRun = False, expect_head: ExpectHead = None, author: Author = "", message: Message = "",
+    url: Url = DEFAULT_URL, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Undo commits by a new one. Exit status 3 where there are conflicts."""
-    about = {"branch": branch, "author": author, "message": message}
+    about = {"branch": branch, "author": author, "message": message, "expect_head": expect_head}
     asked = {"versions": versions, "from": begin, "to": end, "parent": parent, "policy": policy}
     with connected(url, as_json) as client, _conflicts_told(client, as_json):
-        _settle(client, *_of_commits(client, "revert", group, asked, about), resolve, take, dry_run, as_json)
+        _settle(client, *_joining(client, "revert", group, asked, about), resolve, take, dry_run, as_json)
 
 
 def cherry_pick(
     group: Group, versions: Versions = None, begin: From = None, end: To = None, branch: Branch = MAIN,
     parent: Parent = None, policy: Policy = "fail", resolve: Resolve = None, take: Take = None,
-    dry_run: DryRun = False, author: Author = "", message: Message = "", url: Url = DEFAULT_URL, as_json: Json = False,
+    dry_run: DryRun = False, expect_head: ExpectHead = None, author: Author = "", message: Message = "",
+    url: Url = DEFAULT_URL, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Do again on a branch what commits elsewhere did. Exit status 3 where there are conflicts."""
-    about = {"branch": branch, "author": author, "message": message}
+    about = {"branch": branch, "author": author, "message": message, "expect_head": expect_head}
     asked = {"versions": versions, "from": begin, "to": end, "parent": parent, "policy": policy}
     with connected(url, as_json) as client, _conflicts_told(client, as_json):
-        _settle(client, *_of_commits(client, "cherry-pick", group, asked, about), resolve, take, dry_run, as_json)
+        _settle(client, *_joining(client, "cherry-pick", group, asked, about), resolve, take, dry_run, as_json)
 
 
 def conflicts(
@@ -136,10 +131,10 @@ def conflicts(
 # How conflicts end
 
 
-def _of_commits(
+def _joining(
     client: Client, kind: str, group: str, asked: dict[str, Any], about: dict[str, Any]
 ) -> tuple[Callable[[list[Any]], Rehearsal], Callable[[list[Any]], Outcome]]:
-    """How a revert or a cherry-pick is rehearsed, and how it is done."""
+    """How a merge, a revert or a cherry-pick is rehearsed, and how it is done."""
 
     def transaction(resolutions: list[Any]) -> Any:
         arguments = asked | {"resolutions": resolutions}

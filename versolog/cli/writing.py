@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -21,6 +21,7 @@ RowText = Annotated[str, typer.Argument(metavar="JSON", help="The row, a JSON ob
 Branch = Annotated[str, typer.Option("--branch", help="The branch.")]
 Author = Annotated[str, typer.Option(help="Who does this.")]
 Message = Annotated[str, typer.Option("--message", "-m", help="Why.")]
+ExpectHead = Annotated[int | None, typer.Option(min=0, help="Only while the branch's head is this version.")]
 
 
 def put(
@@ -95,15 +96,17 @@ def rollback(
     key: Annotated[str | None, typer.Option(help="Only this row of --table.")] = None,
     prefix: Annotated[str | None, typer.Option(help="Only keys that begin so.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would change, and change nothing.")] = False,
-    author: Author = "", message: Message = "", url: Url = DEFAULT_URL, as_json: Json = False,
+    expect_head: ExpectHead = None, author: Author = "", message: Message = "", url: Url = DEFAULT_URL,
+    as_json: Json = False,
 ) -> None:  # fmt: skip
     """Make a branch equal a past version, by a new commit."""
     with connected(url, as_json) as client:
-        part: dict[str, Any] = {"table": table, "key": key, "prefix": prefix, "branch": branch}
-        if not dry_run:
-            show_outcome(client.rollback(group, to, **part, author=author, message=message), as_json)
-            return
-        show_rehearsal(client.rehearse_rollback(group, to, **part), as_json)
+        tx = client.transaction(group, branch=branch, author=author, message=message, expect_head=expect_head)
+        tx.operation("rollback", to=to, table=table, key=key, prefix=prefix)
+        if dry_run:
+            show_rehearsal(client.rehearse(tx), as_json)
+        else:
+            show_outcome(tx.send(), as_json)
 
 
 def checks(

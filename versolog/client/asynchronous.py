@@ -104,12 +104,17 @@ class AsyncClient:
         type: str = "",
         occurred_at: datetime | None = None,
         branch: str = MAIN,
+        expect_head: int | None = None,
     ) -> AsyncTransaction:
-        """A transaction to build (`.put`, `.patch`, `.add`, `.delete`, `.expect`, `.group(…)`, …) and `.send()`."""
+        """A transaction to build (`.put`, `.patch`, `.add`, `.delete`, `.expect`, `.group(…)`, …) and `.send()`.
+
+        Every call that writes to a group takes these too: `put(…, message=…)`, `merge(…, expect_head=…)`.
+        """
         author = self._author if author is None else author
-        return AsyncTransaction(
+        tx = AsyncTransaction(
             self, group, id=id, author=author, message=message, type=type, occurred_at=occurred_at, branch=branch
         )
+        return tx if expect_head is None else tx.expect_head(expect_head)
 
     async def send(self, tx: Transaction) -> Outcome:
         """Send `tx` and wait for its outcome. Raises the refusal, by its type; sending again is harmless."""

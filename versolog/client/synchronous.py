@@ -110,12 +110,17 @@ class Client:
         type: str = "",
         occurred_at: datetime | None = None,
         branch: str = MAIN,
+        expect_head: int | None = None,
     ) -> ClientTransaction:
-        """A transaction to build (`.put`, `.patch`, `.add`, `.delete`, `.expect`, `.group(…)`, …) and `.send()`."""
+        """A transaction to build (`.put`, `.patch`, `.add`, `.delete`, `.expect`, `.group(…)`, …) and `.send()`.
+
+        Every call that writes to a group takes these too: `put(…, message=…)`, `merge(…, expect_head=…)`.
+        """
         author = self._author if author is None else author
-        return ClientTransaction(
+        tx = ClientTransaction(
             self, group, id=id, author=author, message=message, type=type, occurred_at=occurred_at, branch=branch
         )
+        return tx if expect_head is None else tx.expect_head(expect_head)
 
     def send(self, tx: Transaction) -> Outcome:
         """Send `tx` and wait for its outcome. Raises the refusal, by its type; sending again is harmless."""
