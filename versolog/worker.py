@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
+import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -50,6 +53,8 @@ CLOSE_TIMEOUT_S = 2.0
 FOLLOW_AGAIN_S = 1.0
 SEQUENCER_BESIDE = 0
 """The partition beside whose owner the sequencer runs."""
+M_ARENA_MAX, ARENAS = -8, 2
+"""What glibc's malloc.h calls the most arenas that there may be, and how many."""
 
 WRITTEN = ("Transaction", "Tick", "Share", "Votes", "Commit", "Outcomes")
 """The record types that are registered before anything is written."""
@@ -302,6 +307,7 @@ async def work(settings: Settings, ready: Callable[[str], None] = lambda url: No
     """
     failpoints.arm(settings.failpoints)
     _collect_garbage_rarely()
+    share_arenas()
     ids = await asyncio.to_thread(
         partial(
             ensure_topics,
@@ -380,6 +386,15 @@ def _collect_garbage_rarely() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 50)
+
+
+def share_arenas() -> None:
+    """Let all threads allocate from two of glibc's arenas. It would give each thread one of its own, up to eight for
+    each processor, and records that one thread reads and another lets go of leave holes in all of them: 75 MiB of 433,
+    measured, and no faster. To be called before there are threads; MALLOC_ARENA_MAX in the environment goes before."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None and "MALLOC_ARENA_MAX" not in os.environ:
+        mallopt(M_ARENA_MAX, ARENAS)
 
 
 def _shown(host: str) -> str:
