@@ -25,7 +25,7 @@ import stamina
 
 from versolog.broker.errors import DiskFullError, DownloadError, NotInstalledError
 
-KAFKA_VERSION = "4.3.1"
+KAFKA_VERSION = "4.2.2"
 DOWNLOADS_AT_ONCE = 4
 ATTEMPTS_MAX = 3
 SILENCE_MAX_S = 30

@@ -158,7 +158,8 @@ class LivePartition(Partition):
             if (shown := stable[topic, number]) < (end := last[topic, number]):
                 raise Unavailable(
                     f"{topic}[{number}] is shown up to offset {shown} and ends at {end}: another producer, which has "
-                    "no business there, has a transaction open",
+                    "no business there, has a transaction open, or Kafka has lost the end of one (4.3.0 to 4.4.0 can: "
+                    "KAFKA-20734)",
                     partition=number, topic=topic, expected=end, found=shown,
                 )  # fmt: skip
         return Stand(*(stable[place] for place in places))
