@@ -520,13 +520,13 @@ class Committer:
 
     def _after(self, topic: str, expected: int, placed: _Placed) -> int:
         """The offset that the next record will have: the transaction's marker takes one. Raises BrokenLog where the
-        batch does not stand where the last one ended, for then somebody else has written to the partition."""
+        batch does not stand where the last one ended: what stands between is to be read first."""
         if not placed.count:
             return expected
         if (placed.first, placed.last) != (expected, expected + placed.count - 1):
             raise BrokenLog(
-                f"{topic}[{self._partition}] has another writer: {placed.count} records from offset {expected} on were "
-                f"written to {placed.first} to {placed.last}",
+                f"{topic}[{self._partition}] has another writer, or Kafka, starting again, has written a marker twice: "
+                f"{placed.count} records from offset {expected} on were written to {placed.first} to {placed.last}",
                 partition=self._partition, topic=topic, expected=expected, found=placed.first,
             )  # fmt: skip
         return placed.last + 2
