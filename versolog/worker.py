@@ -43,7 +43,7 @@ from versolog.streams.lanes import Record
 from versolog.streams.ownership import owners
 from versolog.streams.participant import settled_at
 from versolog.streams.runtime import HttpServer, WorkerRuntime
-from versolog.streams.sequencer import Sequencer
+from versolog.streams.sequencer import SEQUENCER_BESIDE, Sequencer
 from versolog.streams.transport import Membership
 
 DELETE_EVERY_S = 3_600.0
@@ -51,8 +51,6 @@ OWNERS_KNOWN_FOR_S = 5.0
 THREADS_MAX = 64
 CLOSE_TIMEOUT_S = 2.0
 FOLLOW_AGAIN_S = 1.0
-SEQUENCER_BESIDE = 0
-"""The partition beside whose owner the sequencer runs."""
 M_ARENA_MAX, ARENAS = -8, 2
 """What glibc's malloc.h calls the most arenas that there may be, and how many."""
 

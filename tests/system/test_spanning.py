@@ -269,6 +269,12 @@ def test_while_a_participant_is_away_only_what_it_holds_waits(
         cluster.workers[frozen].thaw()
         assert waiting.outcome(WITHIN_S).committed
         assert behind.outcome(WITHIN_S).version == 3
+        cluster.workers[here].freeze()  # the sequencer
+        with Client(cluster.workers[frozen].url, retry_for_s=0.01) as db:
+            db._http.headers["versolog-wait"] = "0.3"
+            with pytest.raises(Undecided, match="which the worker that owns partition 0 gives out"):
+                db.send(over([held, there]))
+        cluster.workers[here].thaw()
 
 
 def _named_as_away(cluster: Cluster, here: str, away: int, tx: Transaction, held: str) -> None:

@@ -2,7 +2,7 @@
 
 What it writes is a function of `sequence` alone, and each share names the one before it, so a second sequencer, or one
 that begins again further back, does no harm: participants ignore what they have seen and what doesn't follow. Nobody
-has to be fenced. It runs beside the owner of partition 0.
+has to be fenced. It runs beside the owner of one partition.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ from versolog.streams.stalls import Stalls
 
 TRANSACTION = avro.schema("Transaction")
 
+SEQUENCER_BESIDE = 0
+"""The partition beside whose owner the sequencer runs."""
 POLL_S = 0.05
 RECORDS_AT_ONCE = 500
 CHECKPOINT_EVERY_S = 0.5

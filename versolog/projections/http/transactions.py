@@ -36,6 +36,8 @@ from versolog.schemas.documents import from_text
 from versolog.schemas.errors import Invalid, Malformed, NotFound, Undecided, VersologError
 from versolog.schemas.outcome import Outcome
 from versolog.schemas.times import millis_to_text
+from versolog.schemas.topics import partition_of
+from versolog.streams.sequencer import SEQUENCER_BESIDE
 from versolog.streams.transaction import Transaction
 
 BATCH_UNDER_WAY_MAX = 2_000
@@ -128,6 +130,12 @@ class Writes:
         """`late`, with the partitions that the transaction waits for, as far as they can be told."""
         mine = [one for one in await self._waiting() if one["id"] == tx.id]
         awaited = sorted({number for one in mine for number in one["awaited"]})
+        if not mine and len({partition_of(group, self._node.count) for group in tx.groups}) > 1:
+            return Undecided(
+                f"{late.detail}; no partition that answers has a share of it yet, which the worker that owns partition "
+                f"{SEQUENCER_BESIDE} gives out",
+                **late.facts,
+            )
         if not mine:
             return late
         behind = "the votes of partitions " + ", ".join(map(str, awaited)) if awaited else "transactions before it"
