@@ -28,7 +28,7 @@ from versolog.projections.evolve import Batch, Families
 from versolog.schemas.errors import BrokenLog, Misconfigured, Unavailable, VersologError
 
 KIB, MIB = 1024, 1024 * 1024
-CACHE_BYTES = 160 * MIB
+CACHE_BYTES = 224 * MIB
 NEAR_MAX = 4
 """Steps to try before a seek, which costs as much as five of them."""
 REOPEN_TIMEOUT_S = 5.0
