@@ -129,15 +129,15 @@ class Writes:
     async def _why_late(self, late: Undecided, tx: Transaction) -> Undecided:
         """`late`, with the partitions that the transaction waits for, as far as they can be told."""
         mine = [one for one in await self._waiting() if one["id"] == tx.id]
-        awaited = sorted({number for one in mine for number in one["awaited"]})
-        if not mine and len({partition_of(group, self._node.count) for group in tx.groups}) > 1:
+        if not mine:
+            if len({partition_of(group, self._node.count) for group in tx.groups}) == 1:
+                return late
             return Undecided(
                 f"{late.detail}; no partition that answers has a share of it yet, which the worker that owns partition "
                 f"{SEQUENCER_BESIDE} gives out",
                 **late.facts,
             )
-        if not mine:
-            return late
+        awaited = sorted({number for one in mine for number in one["awaited"]})
         behind = "the votes of partitions " + ", ".join(map(str, awaited)) if awaited else "transactions before it"
         return Undecided(f"{late.detail}; it waits for {behind}", **late.facts, awaited=awaited)
 
