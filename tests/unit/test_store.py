@@ -331,6 +331,8 @@ def test_a_store_can_be_opened_again_although_a_scan_was_left_standing(open_stor
         next(scan)
     with pytest.raises(Unavailable, match="closed meanwhile"):
         store.row("g", Level(1, 1), "t", "a")
+    with pytest.raises(Unavailable, match="closed meanwhile"):
+        store.line("g", "main", 1)
     again = open_store()
     assert again.row("g", Level(1, 1), "t", "a") is not None
 

@@ -173,18 +173,23 @@ def test_reads_touch_what_they_answer_however_long_the_past_is(
         scribe.write("g", {("t", f"k{number % 3}"): f'{{"n":{number}}}'})
     fold(view.store, scribe.records)
     rocks, met = view.store._rocks, [0]
-    between, get = rocks.between, rocks.get
+    between, first, get = rocks.between, rocks.first, rocks.get
 
     def counted(*range_: Any) -> Iterator[tuple[bytes, bytes]]:
         for entry in between(*range_):
             met[0] += 1
             yield entry
 
+    def counted_first(*range_: Any) -> tuple[bytes, bytes] | None:
+        met[0] += 1
+        return first(*range_)
+
     def counted_get(*key: Any) -> bytes | None:
         met[0] += 1
         return get(*key)
 
     monkeypatch.setattr(rocks, "between", counted)
+    monkeypatch.setattr(rocks, "first", counted_first)
     monkeypatch.setattr(rocks, "get", counted_get)
 
     def cost(read: Any) -> int:

@@ -101,8 +101,8 @@ class Rocks:
         return cast(list[bytes | None], values)
 
     def first(self, family: str, lower: bytes, upper: bytes) -> tuple[bytes, bytes] | None:
-        """The first entry in [lower, upper)."""
-        return next(self.between(family, lower, upper), None)
+        """The first entry in [lower, upper). By itself, for as the first of `between` it would take a third longer."""
+        return self.cursor(family, upper).at_or_after(lower)
 
     def starting(self, family: str, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """The entries whose keys start with the whole elements in `prefix`."""
@@ -128,7 +128,10 @@ class Rocks:
     def cursor(self, family: str, upper: bytes) -> Cursor:
         """To look up keys in order, below `upper`."""
         bounds = _bounded(upper)
-        return Cursor(self, self._families[family].iter(bounds), bounds)
+        try:
+            return Cursor(self, self._families[family].iter(bounds), bounds)
+        except Exception as error:
+            raise self.failure(error) from error
 
     def batch(self) -> WriteBatch:
         """An empty batch."""

@@ -26,6 +26,7 @@ from versolog.streams.state import Branch, Head, Join, Level, Row, Step
 
 GROUPS_CACHED_MAX = 16_384
 BRANCHES_CACHED_MAX = 16_384
+STEPS_CACHED_MAX = 1_024
 
 _COMMIT = avro.schema("Commit")
 _CHECKPOINT = avro.schema("Checkpoint")
@@ -58,6 +59,7 @@ class Store:
         self._groups: Recent[str, GroupState] = Recent(GROUPS_CACHED_MAX)
         self._branches: Recent[tuple[str, int], Branch] = Recent(BRANCHES_CACHED_MAX)
         self._names: Recent[tuple[str, str], int] = Recent(BRANCHES_CACHED_MAX)
+        self._steps: Recent[tuple[str, int], Step] = Recent(STEPS_CACHED_MAX)  # many rows are read at one old version
         self._pending = _unfinished(rocks)
         self._kept_schemas: set[int] = set()
         meta = layout.META
@@ -169,8 +171,11 @@ class Store:
         return record
 
     def step(self, group: str, version: int) -> Step | None:
-        entry = self._entry(group, version)
-        return None if entry is None else entry.step
+        step = self._steps.get((group, version))
+        if step is None and (entry := self._entry(group, version)) is not None:
+            step = entry.step
+            self._steps.add((group, version), step, self._steps.changes)  # it stays as it is
+        return step
 
     def line(self, group: str, name: str, upto: int) -> Level | None:
         prefix = layout.name_prefix(group, name)
