@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from rocksdict import (
     AccessType,
+    BlockBasedIndexType,
     BlockBasedOptions,
     Cache,
     Checkpoint,
@@ -28,7 +29,7 @@ from versolog.projections.evolve import Batch, Families
 from versolog.schemas.errors import BrokenLog, Misconfigured, Unavailable, VersologError
 
 KIB, MIB = 1024, 1024 * 1024
-CACHE_BYTES = 224 * MIB
+CACHE_BYTES = 160 * MIB
 NEAR_MAX = 4
 """Steps to try before a seek, which costs as much as five of them."""
 REOPEN_TIMEOUT_S = 5.0
@@ -280,6 +281,10 @@ def _family_options(name: str, memory: Memory) -> Options:
     table.set_block_cache(memory.cache)
     table.set_cache_index_and_filter_blocks(True)
     table.set_pin_l0_filter_and_index_blocks_in_cache(True)
+    # In pieces, of which only what is used has to be in the cache: whole, those of millions of commits fill it.
+    table.set_index_type(BlockBasedIndexType.two_level_index_search())
+    table.set_partition_filters(True)
+    table.set_pin_top_level_index_and_filter(True)
     table.set_format_version(5)
     if name in (layout.LATEST, layout.TRANSACTIONS):
         # Looked up by whole key, often for what isn't there: a new row, a new transaction id.
