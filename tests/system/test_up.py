@@ -164,6 +164,22 @@ def test_when_it_is_killed_all_ends_and_a_new_start_goes_on(tmp_path: Path) -> N
         assert not any(process.alive for process in processes)
 
 
+def test_a_new_start_waits_for_a_worker_that_is_slow_to_end(tmp_path: Path) -> None:
+    with up(tmp_path / "data") as one:
+        assert put(one.urls[0], "before") == 201
+        (worker,) = one.processes()["worker"]
+        os.kill(worker.pid, signal.SIGSTOP)
+        one.process.kill()
+        one.process.wait()
+    log = tmp_path / "data" / "worker-1" / "worker.log"
+    with up(tmp_path / "data") as two:
+        try:
+            eventually(lambda: "store-locked-still" in log.read_text(), 30, "the new worker meets the store's lock")
+        finally:
+            os.kill(worker.pid, signal.SIGCONT)
+        assert rows(two.urls[0]) == {"before"}
+
+
 def test_a_second_one_on_the_same_data_says_so_and_leaves_the_first_alone(tmp_path: Path) -> None:
     with up(tmp_path / "data") as one:
         (url,) = one.urls

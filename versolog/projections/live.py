@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -14,7 +15,7 @@ import structlog
 from confluent_kafka import KafkaError, TopicPartition
 
 from versolog.projections.partition import Partition
-from versolog.projections.rocks import Memory, StoreUnusable
+from versolog.projections.rocks import Memory, StoreLocked, StoreUnusable
 from versolog.projections.store import Store
 from versolog.projections.tail import (
     COMMIT,
@@ -36,6 +37,10 @@ from versolog.streams.chain import commit_hash
 from versolog.streams.committer import Stand, Written
 from versolog.streams.decide import Decision
 from versolog.streams.state import State
+
+LOCKED_WAIT_S = 12.0
+"""A worker whose starter was killed ends within 9 s, and holds its stores until then."""
+LOCKED_LOOK_S = 0.1
 
 _NO_RECORD = (KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
 
@@ -66,7 +71,7 @@ class LivePartition(Partition):
         self._lock = threading.RLock()
         self.number = number
         try:
-            store = self._opened()
+            store = self._opened_once_free()
         except BrokenLog as error:
             store = self._made_anew(error.detail)
         super().__init__(number, store)
@@ -80,6 +85,21 @@ class LivePartition(Partition):
         logger.warning("store-rebuilt", partition=self.number, path=str(self._path), reason=reason)
         shutil.rmtree(self._path, ignore_errors=True)
         return self._opened()
+
+    def _opened_once_free(self) -> Store:
+        """The store. A worker that was here before and is about to end is waited for."""
+        deadline = time.monotonic() + LOCKED_WAIT_S
+        told = False
+        while True:
+            try:
+                return self._opened()
+            except StoreLocked as error:
+                if time.monotonic() > deadline:
+                    raise
+                if not told:
+                    logger.warning("store-locked-still", partition=self.number, reason=error.detail)
+                    told = True
+                time.sleep(LOCKED_LOOK_S)
 
     def _opened(self) -> Store:
         return Store.open(
