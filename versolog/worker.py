@@ -127,8 +127,9 @@ class Worker:
     async def batch(self, partition: int, records: Sequence[Record]) -> None:
         try:
             await self._committers[partition].take(records)
-        except BaseException:
+        except BaseException as error:
             self.partitions[partition].role = "recovering"
+            self.partitions[partition].distrust(error)
             raise
 
     async def revoked(self, partition: int) -> None:
@@ -220,6 +221,7 @@ class Worker:
     def _failed(self, place: LivePartition, error: BaseException) -> None:
         """A commit failed, and no batch may come for long that would be told."""
         place.role = "recovering"
+        place.distrust(error)
         self.restart(place.number, error)
 
     def _committer(self, place: LivePartition) -> Committer:

@@ -119,6 +119,88 @@ def test_who_waits_for_an_outcome_gets_it_from_the_recovery(
     assert asyncio.run(run()).committed
 
 
+def test_a_batch_that_is_let_go_of_while_it_rests_is_decided_again(
+    cluster: Cluster, send: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of it may be committed: its checkpoint alone would leave it out for ever."""
+    monkeypatch.setattr(committer, "REST_COMMITS", 10_000)
+    monkeypatch.setattr(committer, "REST_MAX_S", 1.0)
+
+    async def run() -> None:
+        async with owner(cluster) as one:
+            await one.decide_all()
+            send(count("b"))
+            start = one.partition.checkpoint["next_offset"] if one.partition.checkpoint is not None else 0
+            await one.take(start)
+            await asyncio.sleep(0.1)
+            assert one.outcome("b") is None, "it rests"
+            assert await one.recover() == start
+            await one.take(start)
+            await one.stored(start + 1)
+            assert one.outcome("b") is not None
+
+    send(count("a"))
+    asyncio.run(run())
+    log_adds_up(cluster, 2)
+
+
+def test_nothing_is_committed_after_deciding_failed_midway(
+    cluster: Cluster, send: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The participant may have passed what no batch holds."""
+    monkeypatch.setattr(committer, "REST_COMMITS", 10_000)
+    monkeypatch.setattr(committer, "REST_MAX_S", 0.5)
+
+    async def run() -> None:
+        async with owner(cluster) as one:
+            await one.decide_all()
+            send(count("b"))
+            start = one.partition.checkpoint["next_offset"] if one.partition.checkpoint is not None else 0
+            await one.take(start)
+            send(count("c"))
+            with monkeypatch.context() as broken:
+                broken.setattr(one.partition, "outcomes", fails)
+                with pytest.raises(Unavailable, match="on purpose"):
+                    await one.take(start + 1)
+            await asyncio.sleep(1.0)  # for as long as the rest lasts, and more
+            assert await one.recover() == start
+            await one.take(start)
+            await one.stored(start + 2)
+
+    def fails(ids: object) -> object:
+        raise Unavailable("the store failed on purpose")
+
+    send(count("a"))
+    asyncio.run(run())
+    log_adds_up(cluster, 3)
+
+
+def test_a_store_that_fails_refuses_nothing(cluster: Cluster, send: Send, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another worker would decide otherwise, and a refusal stands for ever."""
+
+    async def run() -> None:
+        async with owner(cluster) as one:
+            await one.decide_all()
+            send(count("b"))
+            start = one.partition.checkpoint["next_offset"] if one.partition.checkpoint is not None else 0
+            with monkeypatch.context() as broken:
+                broken.setattr(one.partition.store, "row", fails)
+                broken.setattr(one.partition.store, "rows", fails)
+                with pytest.raises(Unavailable, match="on purpose"):
+                    await one.take(start)
+            await one.decide_all()
+            outcome = one.outcome("b")
+            assert outcome is not None
+            assert outcome.committed
+
+    def fails(*asked: object) -> object:
+        raise Unavailable("the store failed on purpose", code="store-failed")
+
+    send(count("a"))
+    asyncio.run(run())
+    log_adds_up(cluster, 2)
+
+
 def test_what_is_in_the_log_and_not_in_the_store_yet_is_known(
     cluster: Cluster, send: Send, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,6 +70,7 @@ class LivePartition(Partition):
         self._ends, self._memory = ends, memory
         self._lock = threading.RLock()
         self.number = number
+        self._unusable: StoreUnusable | None = None
         try:
             store = self._opened_once_free()
         except BrokenLog as error:
@@ -123,10 +124,18 @@ class LivePartition(Partition):
     def outcomes(self, transaction_ids: Sequence[str]) -> Sequence[bytes | None]:
         return self.store.outcomes(transaction_ids)
 
+    def distrust(self, failure: BaseException) -> None:
+        """Have the store made anew by the next `catch_up`, where `failure` says that it can't be read."""
+        if isinstance(failure, StoreUnusable):
+            self._unusable = failure
+
     def catch_up(self) -> Stand:
-        """Fold the log to its end; a store that is not of this log is made anew from its beginning."""
+        """Fold the log to its end; a store that is not of this log, or can't be read, is made anew from its beginning."""
         with self._lock:
             stand = self._settled_ends()
+            if self._unusable is not None:
+                self._make_anew(self._unusable)
+                self._unusable = None
             self._make_anew_if_foreign()
             try:
                 catch_up(self._tail, self._kafka, self._topics, self._ends)

@@ -463,11 +463,11 @@ class Sent:
             self.forget()
 
     async def _settled(self) -> None:
+        if (first := self._known[0]) is not None and first.intent_hash != self._intent_hash:
+            return  # it was not sent: the others will never hear of this content
         for known, future in zip(self._known, self._futures, strict=True):
             if known is None:
                 await future
-            elif known.intent_hash != self._intent_hash:
-                return  # the others will never hear of this content
 
     def _decided(self) -> Outcome:
         """The home partition's outcome, with what the other participants know of it."""
@@ -480,7 +480,8 @@ class Sent:
             )  # fmt: skip
         if len(self._futures) == 1:
             return first
-        return first.joined([self._of(index) for index in range(1, len(self._futures))])
+        others = (self._of(index) for index in range(1, len(self._futures)))
+        return first.joined(one for one in others if one.intent_hash == self._intent_hash)
 
     def _of(self, index: int) -> Outcome:
         known = self._known[index]

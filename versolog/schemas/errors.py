@@ -152,6 +152,10 @@ class Misconfigured(VersologError):
     code = "misconfigured"
 
 
+NOT_OF_THE_TRANSACTION = (Unavailable, BrokenLog, Misconfigured)
+"""What fails here and now, and is no answer to a transaction: another worker, or this one later, would decide it. Deciding
+stops at these; a refusal for one of them would stand for ever, and beside a commit of the same transaction elsewhere."""
+
 # The kinds of refusal a decided transaction may end in, with the HTTP status that each answers.
 REFUSALS: dict[str, type[VersologError]] = {
     "malformed": Malformed,

@@ -19,7 +19,7 @@ from versolog.schemas.documents import (
     row_from_text,
     to_bytes,
 )
-from versolog.schemas.errors import VersologError, refusal
+from versolog.schemas.errors import NOT_OF_THE_TRANSACTION, VersologError, refusal
 from versolog.schemas.limits import ROW_BYTES_MAX
 from versolog.schemas.tables import TableSchema, misfit, table_schema
 from versolog.streams.state import SETTINGS_TABLE, Level, State
@@ -145,6 +145,8 @@ class Line:
                 text = to_bytes(merge_patch(self._document(table, key), row_from_text(argument)))
             else:
                 text = to_bytes(_sum(self._document(table, key), row_from_text(argument), ""))
+        except NOT_OF_THE_TRANSACTION:
+            raise
         except VersologError as error:
             facts = {"group": self.group, "table": table, "key": key, **error.facts}
             raise refusal(error.code, f"{op} of {key!r} in {table!r}: {error.detail}", **facts) from error

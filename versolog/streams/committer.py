@@ -22,7 +22,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from versolog.schemas import codec as avro
 from versolog.schemas.codec import Codec, Record
-from versolog.schemas.errors import BrokenLog, Malformed, Unavailable, VersologError
+from versolog.schemas.errors import NOT_OF_THE_TRANSACTION, BrokenLog, Malformed, Unavailable, VersologError
 from versolog.schemas.limits import RECORD_BYTES_MAX
 from versolog.schemas.readings import read_share, read_transaction
 from versolog.schemas.topics import Topics
@@ -228,7 +228,7 @@ class Committer:
         self._has_room = asyncio.Event()
         self._loop_task = asyncio.create_task(self._commit_batches(), name=f"committer-{self._partition}")
         self._loop_task.add_done_callback(self._loop_ended)
-        self._ballots.follow(self._partition, participant.votes_offset, partial(self._hear, participant), self._failed)
+        self._ballots.follow(self._partition, participant.votes_offset, partial(self._hear, participant), self._not_heard)
         return first
 
     async def take(self, records: Sequence[LogRecord]) -> None:
@@ -237,10 +237,14 @@ class Committer:
         Raises what ended the committer; nothing of what it held was lost then, and `recover` is the way on.
         """
         for start in range(0, len(records), SLICE_TRANSACTIONS):
-            await self._until_room()
             some = records[start : start + SLICE_TRANSACTIONS]
             await self._learn_schemas(some)
-            self._decide(some)
+            await self._until_room()
+            try:
+                self._decide(some)
+            except BaseException:
+                self._break_off()
+                raise
             if self._decided == self._stored:
                 self._replica.applied(())  # what was taken in settles something, and no commit will say so
             last = start + SLICE_TRANSACTIONS >= len(records)
@@ -308,7 +312,7 @@ class Committer:
 
     async def _until_room(self) -> None:
         assert self._loop_task is not None, "recover comes first"
-        while self._is_full and not self._loop_task.done():
+        while self._participant is not None and self._is_full and not self._loop_task.done():
             if self._open.settled:
                 self._has_work.set()
             self._has_room.clear()
@@ -317,6 +321,7 @@ class Committer:
             room.cancel()
         if self._loop_task.done():
             self._loop_task.result()
+        if self._participant is None or self._loop_task.done():
             raise Unavailable("the committer was stopped", partition=self._partition)
 
     async def _learn_schemas(self, records: Sequence[LogRecord]) -> None:
@@ -388,6 +393,7 @@ class Committer:
         except Exception as error:  # a store that failed: recovery is the way on
             if participant is self._participant:
                 self._log.exception("not-looked-at", offset=job.offset)
+                self._break_off()
                 self._failed(error)
             return
         self._go_on(participant, lambda: participant.looked_at(job.offset, found))
@@ -400,6 +406,11 @@ class Committer:
                 participant.hear(vote, offset)
 
         self._go_on(participant, hear)
+
+    def _not_heard(self, error: BaseException) -> None:
+        """The votes can't be read on, so what waits for them would wait for ever, and `take` with it."""
+        self._break_off()
+        self._failed(error)
 
     def _were_cast(self, participant: Participant, sequence_offsets: Sequence[int]) -> None:
         """Our votes are in the log."""
@@ -419,11 +430,20 @@ class Committer:
             self._take_turn()
         except Exception as error:  # a broken invariant, or a store that failed: recovery is the way on
             self._log.exception("not-taken-in")
+            self._break_off()
             self._failed(error)
             return
         if self._open.decisions:
             self._open.settled = True
             self._has_work.set()
+
+    def _break_off(self) -> None:
+        """Commit nothing more, for a step failed midway: the participant may have passed what no batch holds, and its next
+        checkpoint would leave that out for ever. All that is not committed is decided again after `recover`."""
+        self._participant = None
+        self._open = Batch()
+        self._has_work.set()
+        self._has_room.set()
 
     def _asked(self, record: LogRecord, clock: int) -> Asked | None:
         """The record as deciding sees it; None for a tick, which asks for nothing."""
@@ -439,6 +459,8 @@ class Committer:
                 return asked_by_share(record.offset, clock, read_share(body, schema), len(body))
             self._codec.read(record.value, TRANSACTION, SHARE, TICK)
             return None
+        except NOT_OF_THE_TRANSACTION:
+            raise
         except VersologError as fault:
             self._log.warning("poison-record", offset=record.offset, reason=fault.detail)
             return Asked(record.offset, clock, intent_hash(body), None, fault)
@@ -460,6 +482,8 @@ class Committer:
             rest_s = rest_until_s - time.perf_counter()
             if rest_s > 0 and self._open.transactions < BATCH_TRANSACTIONS_MIN and not self._stopping:
                 await asyncio.sleep(rest_s)
+            if participant is not self._participant:
+                return  # broken off or let go of while it rested: the batch is gone, and its checkpoint must not stay
             batch, self._open = self._open, Batch()
             batch.checkpoint = participant.checkpoint()
             batch.layer = self._committing = self._overlay.push()

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from versolog.schemas import codec
 from versolog.schemas.codec import Record
 from versolog.schemas.documents import to_text
-from versolog.schemas.errors import VersologError, refusal
+from versolog.schemas.errors import NOT_OF_THE_TRANSACTION, VersologError, refusal
 from versolog.schemas.limits import (
     AUTHOR_BYTES_MAX,
     CHANGES_MAX,
@@ -186,6 +186,8 @@ def prepare(state: State, asked: Asked, partition: int, partitions: int, floor: 
         grounds = [_ground(state, part) for part in parts]
         effects = [_effect(ground, part) for ground, part in zip(grounds, parts, strict=True)]
         schemas = [_held(ground) for ground in grounds]
+    except NOT_OF_THE_TRANSACTION:
+        raise
     except VersologError as error:
         return refuse(asked, error, asked.clock)
     except _MISTAKES as mistake:
