@@ -74,13 +74,14 @@ class Owner:
         """Decide what the log holds from offset `start` on."""
         await self.committer.take(await asyncio.to_thread(self.read, start))
 
-    async def decide_all(self) -> None:
-        """Become the owner, and decide and store all that the log holds."""
+    async def decide_all(self) -> int:
+        """Become the owner, and decide and store all that the log holds. Returns the offset of what comes next."""
         start = await self.recover()
         records = await asyncio.to_thread(self.read, start)
         if records:
             await self.committer.take(records)
             await self.stored(records[-1].offset + 1)
+        return records[-1].offset + 1 if records else start
 
     async def stored(self, next_offset: int) -> None:
         """Wait until everything below `next_offset` is decided and in the store."""

@@ -128,8 +128,7 @@ class Worker:
         try:
             await self._committers[partition].take(records)
         except BaseException as error:
-            self.partitions[partition].role = "recovering"
-            self.partitions[partition].distrust(error)
+            self.partitions[partition].broke_off(error)
             raise
 
     async def revoked(self, partition: int) -> None:
@@ -220,8 +219,7 @@ class Worker:
 
     def _failed(self, place: LivePartition, error: BaseException) -> None:
         """A commit failed, and no batch may come for long that would be told."""
-        place.role = "recovering"
-        place.distrust(error)
+        place.broke_off(error)
         self.restart(place.number, error)
 
     def _committer(self, place: LivePartition) -> Committer:

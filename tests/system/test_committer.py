@@ -61,6 +61,17 @@ def log_adds_up(cluster: Cluster, total: int) -> None:
     assert json.loads(history.rows(GROUP)["t", "count"]) == {"n": total}
 
 
+def have_it_rest(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """After every commit, for so long."""
+    monkeypatch.setattr(committer, "REST_COMMITS", 10_000)
+    monkeypatch.setattr(committer, "REST_MAX_S", seconds)
+
+
+def fails(*asked: object) -> object:
+    """In place of a question to the store."""
+    raise Unavailable("the store failed on purpose", code="store-failed")
+
+
 class LosesTheAnswer(KafkaProducer):
     """Commits, and then says that it does not know."""
 
@@ -123,14 +134,12 @@ def test_a_batch_that_is_let_go_of_while_it_rests_is_decided_again(
     cluster: Cluster, send: Send, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing of it may be committed: its checkpoint alone would leave it out for ever."""
-    monkeypatch.setattr(committer, "REST_COMMITS", 10_000)
-    monkeypatch.setattr(committer, "REST_MAX_S", 1.0)
+    have_it_rest(monkeypatch, 1.0)
 
     async def run() -> None:
         async with owner(cluster) as one:
-            await one.decide_all()
+            start = await one.decide_all()
             send(count("b"))
-            start = one.partition.checkpoint["next_offset"] if one.partition.checkpoint is not None else 0
             await one.take(start)
             await asyncio.sleep(0.1)
             assert one.outcome("b") is None, "it rests"
@@ -148,14 +157,12 @@ def test_nothing_is_committed_after_deciding_failed_midway(
     cluster: Cluster, send: Send, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The participant may have passed what no batch holds."""
-    monkeypatch.setattr(committer, "REST_COMMITS", 10_000)
-    monkeypatch.setattr(committer, "REST_MAX_S", 0.5)
+    have_it_rest(monkeypatch, 0.5)
 
     async def run() -> None:
         async with owner(cluster) as one:
-            await one.decide_all()
+            start = await one.decide_all()
             send(count("b"))
-            start = one.partition.checkpoint["next_offset"] if one.partition.checkpoint is not None else 0
             await one.take(start)
             send(count("c"))
             with monkeypatch.context() as broken:
@@ -167,9 +174,6 @@ def test_nothing_is_committed_after_deciding_failed_midway(
             await one.take(start)
             await one.stored(start + 2)
 
-    def fails(ids: object) -> object:
-        raise Unavailable("the store failed on purpose")
-
     send(count("a"))
     asyncio.run(run())
     log_adds_up(cluster, 3)
@@ -180,9 +184,8 @@ def test_a_store_that_fails_refuses_nothing(cluster: Cluster, send: Send, monkey
 
     async def run() -> None:
         async with owner(cluster) as one:
-            await one.decide_all()
+            start = await one.decide_all()
             send(count("b"))
-            start = one.partition.checkpoint["next_offset"] if one.partition.checkpoint is not None else 0
             with monkeypatch.context() as broken:
                 broken.setattr(one.partition.store, "row", fails)
                 broken.setattr(one.partition.store, "rows", fails)
@@ -192,9 +195,6 @@ def test_a_store_that_fails_refuses_nothing(cluster: Cluster, send: Send, monkey
             outcome = one.outcome("b")
             assert outcome is not None
             assert outcome.committed
-
-    def fails(*asked: object) -> object:
-        raise Unavailable("the store failed on purpose", code="store-failed")
 
     send(count("a"))
     asyncio.run(run())

@@ -124,8 +124,9 @@ class LivePartition(Partition):
     def outcomes(self, transaction_ids: Sequence[str]) -> Sequence[bytes | None]:
         return self.store.outcomes(transaction_ids)
 
-    def distrust(self, failure: BaseException) -> None:
-        """Have the store made anew by the next `catch_up`, where `failure` says that it can't be read."""
+    def broke_off(self, failure: BaseException) -> None:
+        """Deciding has ended by `failure`. Where that says that the store can't be read, the next `catch_up` makes it anew."""
+        self.role = "recovering"
         if isinstance(failure, StoreUnusable):
             self._unusable = failure
 

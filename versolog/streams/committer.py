@@ -228,7 +228,7 @@ class Committer:
         self._has_room = asyncio.Event()
         self._loop_task = asyncio.create_task(self._commit_batches(), name=f"committer-{self._partition}")
         self._loop_task.add_done_callback(self._loop_ended)
-        self._ballots.follow(self._partition, participant.votes_offset, partial(self._hear, participant), self._not_heard)
+        self._ballots.follow(self._partition, participant.votes_offset, partial(self._hear, participant), self._fail)
         return first
 
     async def take(self, records: Sequence[LogRecord]) -> None:
@@ -239,7 +239,7 @@ class Committer:
         for start in range(0, len(records), SLICE_TRANSACTIONS):
             some = records[start : start + SLICE_TRANSACTIONS]
             await self._learn_schemas(some)
-            await self._until_room()
+            await self._until_room()  # the last to wait: it also says whether there is still a participant
             try:
                 self._decide(some)
             except BaseException:
@@ -393,8 +393,7 @@ class Committer:
         except Exception as error:  # a store that failed: recovery is the way on
             if participant is self._participant:
                 self._log.exception("not-looked-at", offset=job.offset)
-                self._break_off()
-                self._failed(error)
+                self._fail(error)
             return
         self._go_on(participant, lambda: participant.looked_at(job.offset, found))
 
@@ -406,11 +405,6 @@ class Committer:
                 participant.hear(vote, offset)
 
         self._go_on(participant, hear)
-
-    def _not_heard(self, error: BaseException) -> None:
-        """The votes can't be read on, so what waits for them would wait for ever, and `take` with it."""
-        self._break_off()
-        self._failed(error)
 
     def _were_cast(self, participant: Participant, sequence_offsets: Sequence[int]) -> None:
         """Our votes are in the log."""
@@ -430,12 +424,16 @@ class Committer:
             self._take_turn()
         except Exception as error:  # a broken invariant, or a store that failed: recovery is the way on
             self._log.exception("not-taken-in")
-            self._break_off()
-            self._failed(error)
+            self._fail(error)
             return
         if self._open.decisions:
             self._open.settled = True
             self._has_work.set()
+
+    def _fail(self, error: BaseException) -> None:
+        """Break off for what came beside the log: `take`, which may wait for room, ends, and nobody else would tell."""
+        self._break_off()
+        self._failed(error)
 
     def _break_off(self) -> None:
         """Commit nothing more, for a step failed midway: the participant may have passed what no batch holds, and its next
