@@ -275,7 +275,9 @@ def test_what_an_owner_had_under_way_ends_before_the_next_one_reads(cluster: Clu
 
 
 class Slowly:
-    """Decides as ever, but what may take long takes until it is `released`."""
+    """Decides as ever, but what may take long takes until it is `released`, and fails then if it shall."""
+
+    failure: Exception | None = None
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun, self.released = threading.Event(), threading.Event()
@@ -285,6 +287,8 @@ class Slowly:
         if is_lengthy(asked):
             self.begun.set()
             assert self.released.wait(SOON_S), "what is on another group waits for a merge"
+            if self.failure is not None:
+                raise self.failure
         return decision_on(state, asked, partition, partitions, floor)
 
 
@@ -319,6 +323,58 @@ def test_a_merge_holds_its_own_group_and_all_others_go_on(
 
     send(*merge(cluster))
     asyncio.run(run())
+
+
+def test_a_batch_that_a_merge_has_cut_is_known_as_a_whole(
+    cluster: Cluster, send: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the merge looks at is a layer of its own, below what is decided beside it."""
+    slowly, stored = Slowly(monkeypatch), threading.Event()
+
+    async def run() -> None:
+        async with owner(cluster) as one:
+            start = await one.recover()
+            apply = one.partition.apply
+            monkeypatch.setattr(one.partition, "apply", lambda written: stored.wait(SOON_S) and apply(written))
+            await one.take(start)
+            assert await asyncio.to_thread(in_the_log, cluster)
+            assert one.partition.store.head(GROUP) is None
+            assert one.committer.committing(GROUP) is not None
+            stored.set()
+            slowly.released.set()
+            assert await one.partition.until(lambda: one.outcome("after") is not None, SOON_S)
+            assert one.committer.committing(GROUP) is None
+
+    send(*merge(cluster))
+    asyncio.run(run())
+
+
+def test_a_merge_that_can_not_be_looked_at_ends_what_waits_for_room_behind_it(
+    cluster: Cluster, send: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slowly = Slowly(monkeypatch)
+    monkeypatch.setattr(committer, "UNDECIDED_MAX", 2)  # the merge, and what comes after it
+
+    async def run() -> None:
+        async with owner(cluster) as one:
+            start = await one.recover()
+            await one.take(start)
+            send(count("more"))
+            more = asyncio.create_task(one.take(start + len(merge(cluster))))
+            await asyncio.sleep(0.2)
+            assert not more.done(), "it waits for room"
+            slowly.failure = Unavailable("the store failed on purpose", code="store-failed")
+            slowly.released.set()
+            with pytest.raises(Unavailable):
+                await asyncio.wait_for(more, SOON_S)
+            assert await one.failed() is slowly.failure
+            slowly.failure = None
+            await one.decide_all()
+            assert await one.partition.until(lambda: one.outcome("more") is not None, SOON_S)
+
+    send(*merge(cluster))
+    asyncio.run(run())
+    log_adds_up(cluster, 2)
 
 
 def test_an_owner_that_loses_its_partition_while_a_merge_is_decided_leaves_the_merge_to_the_next(

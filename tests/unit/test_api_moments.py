@@ -14,6 +14,7 @@ import pytest
 from tests.inprocess import PARTITIONS, House, house
 from versolog.schemas.errors import Unavailable
 from versolog.schemas.topics import partition_of
+from versolog.streams.state import STORE_GROUP
 
 pytestmark = pytest.mark.anyio
 
@@ -118,6 +119,23 @@ async def test_a_store_wide_tag_names_a_moment(bank: Teller) -> None:
     assert (taken.status_code, taken.json()["code"]) == (412, "version-mismatch")
     assert (await bank.client.delete("/v1/tags/before")).status_code == 201
     assert (await bank.read(account(ONE), at="before", status=404))["code"] == "unknown-ref"
+
+
+async def test_a_store_wide_tag_that_was_told_is_waited_for(bank: Teller) -> None:
+    """As every read of a group: another worker may have told of it before its owner has stored it."""
+    assert (await bank.client.put("/v1/tags/before", json={})).status_code == 201
+    partition = bank.house.partitions[partition_of(STORE_GROUP, PARTITIONS)]
+    batches: dict[str, object] = {STORE_GROUP: object()}
+    partition.committing = batches.get
+    for path in ("/v1/tags", "/v1/tags/before"):
+        late = await bank.client.get(path, headers={"versolog-wait": "0.02"})
+        assert (late.status_code, late.json()["code"]) == (503, "not-yet-visible")
+    reading = asyncio.create_task(bank.client.get("/v1/tags/before"))
+    await asyncio.sleep(0.02)
+    assert not reading.done()
+    del batches[STORE_GROUP]
+    partition.applied(())
+    assert (await reading).status_code == 200
 
 
 async def test_a_read_waits_for_what_its_groups_have_begun_and_for_nothing_else(bank: Teller) -> None:

@@ -193,7 +193,8 @@ class Committer:
         self._loop_task: asyncio.Task[None] | None = None
         self._stopping = self._abandoned = False
         self._committing: Layer | None = None
-        """What the batch changes that is on its way into Kafka and from there into the store."""
+        """The top layer of the batch that is on its way into Kafka and from there into the store. Those below it are of the
+        same batch: each operation that took long has begun one."""
         self._commit_later: asyncio.TimerHandle | None = None
         self._aside: set[asyncio.Task[None]] = set()
         self._log = logger.bind(partition=partition)
@@ -292,7 +293,7 @@ class Committer:
         """The batch on its way into the store, where it changes `group`: who follows the log may have read it there already,
         and told of it."""
         layer = self._committing
-        return layer if layer is not None and group in layer.heads else None
+        return layer if layer is not None and self._overlay.changed(group, layer) else None
 
     def _loop_ended(self, task: asyncio.Task[None]) -> None:
         if task is self._loop_task and not task.cancelled() and (error := task.exception()) is not None:

@@ -78,6 +78,10 @@ class Overlay:
         """Take off the layers from the bottom to this one, whose content the store holds now."""
         self._layers = self._layers[: self._layers.index(layer)]
 
+    def changed(self, group: str, layer: Layer) -> bool:
+        """Whether this layer or one below it, down to the store, changes `group`."""
+        return any(group in one.heads for one in self._layers[self._layers.index(layer) :])
+
     def snapshot(self) -> Overlay:
         """The state as it is now, for another thread to ask while this one goes on. It does not follow the changes of
         what is not held."""

@@ -175,7 +175,10 @@ class Moments:
     async def _read_here(
         self, partition: Partition, reads: Reads, time_ms: int | None, deadline_s: float
     ) -> dict[int, bytes]:
-        if time_ms is not None:
+        if time_ms is None:
+            for group in _groups(reads):
+                await self._node.stored(partition, group, _left_s(deadline_s))
+        else:
             await self._node.closed(partition, time_ms, _left_s(deadline_s), groups=_groups(reads), has_been=True)
         budget = Budget(LIMIT_MAX)
         return {place: await _result(partition, one, time_ms, budget) for place, one in reads.items()}
