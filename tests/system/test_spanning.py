@@ -134,6 +134,18 @@ def test_poison_in_sequence_is_refused_and_the_others_go_on(running: Cluster) ->
         assert producer.send(over(some)).outcome(WITHIN_S).committed
 
 
+def test_poison_in_votes_is_passed_over(running: Cluster) -> None:
+    raw = KafkaProducer(running.kafka)
+    for partition in range(PARTITIONS):
+        for value in (b"garbage", None, running.codec().write(avro.schema("Tick"), {})):
+            raw.produce(running.topics.votes, value, partition=partition)
+    assert raw.flush(WITHIN_S) == 0
+    with running.producer() as producer:
+        for _ in range(3):
+            assert producer.send(over(groups())).outcome(WITHIN_S).committed
+    assert all("poison-vote" in worker.log() for worker in running.workers.values())
+
+
 def test_one_precondition_that_fails_refuses_all_of_it_everywhere(running: Cluster) -> None:
     some = groups()
     tx = over(some)

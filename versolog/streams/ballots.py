@@ -17,7 +17,7 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from versolog.schemas.codec import Codec, frame
-from versolog.schemas.errors import BrokenLog, Unavailable, VersologError
+from versolog.schemas.errors import NOT_OF_THE_TRANSACTION, BrokenLog, Unavailable, VersologError
 from versolog.schemas.readings import read_votes
 from versolog.schemas.topics import Topics
 from versolog.schemas.written import vote_body, votes_body
@@ -161,8 +161,11 @@ class Ballots:
                     continue
                 writer, body = self._codec.opened(message.value(), VOTES)
                 record = read_votes(body, writer)
-            except VersologError as unreadable:
+            except NOT_OF_THE_TRANSACTION as unreadable:
                 self._loop.call_soon_threadsafe(self._fail, listener, unreadable)
+                continue
+            except VersologError as fault:  # no participant's: theirs can be read
+                logger.warning("poison-vote", partition=number, offset=message.offset(), reason=fault.detail)
                 continue
             offset = message.offset()
             assert offset is not None
