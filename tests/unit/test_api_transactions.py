@@ -12,8 +12,10 @@ import httpx
 import pytest
 
 from tests.inprocess import PARTITIONS, House, house
+from versolog.schemas.codec import frame, schema
 from versolog.schemas.errors import Unavailable
 from versolog.schemas.topics import partition_of
+from versolog.streams.transaction import Transaction
 
 pytestmark = pytest.mark.anyio
 
@@ -106,6 +108,43 @@ async def test_the_id_and_the_head_may_stand_in_headers(tmp_path: Path) -> None:
             assert (unlike.status_code, unlike.json()["code"]) == (422, "invalid")
         bad = await client.post(SEND, json=put(), headers={"idempotency-key": '""'})
         assert (bad.status_code, bad.json()["field"]) == (400, "idempotency-key")
+
+
+def over(*groups: str, **more: Any) -> dict[str, Any]:
+    change = {"op": "add", "table": "t", "key": "k", "row": {"n": 1}}
+    return {"parts": [{"group": group, "changes": [change]} for group in groups], **more}
+
+
+ONE, OTHER = (
+    next(name for name in map("g{}".format, range(99)) if partition_of(name, PARTITIONS) == number) for number in (0, 1)
+)
+
+
+@pytest.mark.parametrize("known_by", [ONE, OTHER])
+async def test_an_id_that_any_participant_knows_with_another_content_is_a_conflict(
+    tmp_path: Path, known_by: str
+) -> None:
+    async with house(tmp_path) as (_, client):
+        assert (await client.post(SEND, json=put(known_by, id="t-1"))).status_code == 201
+        for _ in range(2):
+            refused = await client.post(SEND, json=over(ONE, OTHER, id="t-1"))
+            assert (refused.status_code, refused.json()["code"]) == (409, "id-reused")
+        assert (await client.get(f"/v1/groups/{known_by}")).json()["version"] == 1
+
+
+async def test_a_refusal_that_only_the_home_knows_is_told(tmp_path: Path) -> None:
+    """Somebody wrote it to the home's partition, which is not where a transaction over partitions goes."""
+    asked = over(ONE, OTHER, id="t-1")
+    tx = Transaction.from_json(asked)
+    home = partition_of(tx.home, PARTITIONS)
+    async with house(tmp_path) as (built, client):
+        value = frame(built.codec.id_of(schema("Transaction")), tx.intent())
+        built.log.append(home, None, value, lambda error: None)
+        await built.partitions[home].until(lambda: built.partitions[home].store.outcome("t-1") is not None, 10)
+        refused = await client.post(SEND, json=asked)
+        assert (refused.status_code, refused.json()["code"]) == (422, "wrong-partition")
+        (told,) = await batch(client, asked)
+        assert told["code"] == "wrong-partition"
 
 
 async def test_several_groups_of_a_partition_are_committed_whole_or_refused_whole(tmp_path: Path) -> None:

@@ -439,9 +439,12 @@ class Sent:
     @property
     def is_decided(self) -> bool:
         """Whether `outcome` would not have to wait."""
-        return all(
-            known is not None or future.done() for known, future in zip(self._known, self._futures, strict=True)
-        )
+        return self._has_failed or (self._is_there(0) and all(map(self._is_there, self._others())))
+
+    @property
+    def _has_failed(self) -> bool:
+        home = self._futures[0]
+        return home.done() and home.exception() is not None
 
     def appended(self, error: VersologError | None) -> None:
         """The log has the record, or isn't known to. In any thread."""
@@ -463,11 +466,20 @@ class Sent:
             self.forget()
 
     async def _settled(self) -> None:
-        if (first := self._known[0]) is not None and first.intent_hash != self._intent_hash:
-            return  # it was not sent: the others will never hear of this content
-        for known, future in zip(self._known, self._futures, strict=True):
-            if known is None:
-                await future
+        if self._known[0] is None:
+            await self._futures[0]
+        for index in self._others():
+            if self._known[index] is None:
+                await self._futures[index]
+
+    def _others(self) -> range:
+        """The participants that add to the home's outcome, which is there: to a commit of this content their hashes. Of
+        what the home has refused, or knows with another content, they may never hear."""
+        home = self._of(0)
+        return range(1, len(self._futures) if home.committed and home.intent_hash == self._intent_hash else 1)
+
+    def _is_there(self, index: int) -> bool:
+        return self._known[index] is not None or self._futures[index].done()
 
     def _decided(self) -> Outcome:
         """The home partition's outcome, with what the other participants know of it."""
@@ -478,10 +490,8 @@ class Sent:
                 "id-reused", f"the id {self._tx.id!r} was decided before with another content; send a new id",
                 id=self._tx.id, decided=verdict,
             )  # fmt: skip
-        if len(self._futures) == 1:
-            return first
-        others = (self._of(index) for index in range(1, len(self._futures)))
-        return first.joined(one for one in others if one.intent_hash == self._intent_hash)
+        others = [self._of(index) for index in self._others()]
+        return first.joined(one for one in others if one.intent_hash == self._intent_hash) if others else first
 
     def _of(self, index: int) -> Outcome:
         known = self._known[index]
