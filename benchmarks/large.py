@@ -18,7 +18,7 @@ import orjson
 from benchmarks.bench import Bench, Worker, apart, process_apart
 from benchmarks.load import load
 from benchmarks.logs import Log, fill, read_all
-from benchmarks.machine import memory_mib
+from benchmarks.machine import cpu_s, memory_mib
 from benchmarks.measured import (
     MIB,
     MILLISECONDS,
@@ -49,6 +49,8 @@ TAIL = 2_000
 """Commits that are made right before the kill."""
 LOAD_S, PACED_S = 3.0, 5.0
 ROWS_CHECKED = 100
+REST_LOOK_S, REST_MAX_S, REST_SHARE = 5.0, 180.0, 0.1
+"""It rests where for so long, of at most so long, it used no more than this share of a processor."""
 RESTART_TARGET_S, MEMORY_TARGET_MIB, DISK_TARGET, GROWTH_TARGET = 5.0, 600.0, 1.5, 1.3
 
 
@@ -83,6 +85,7 @@ def measure(bench: Bench) -> Iterator[Result]:
         bench.say(f"  filled, {speed(seen[0], seen[-1]).per_s:,.0f} commits/s")
         worker.ready()
         _check(worker, spec)
+        bench.say(f"  at rest after {_rested_s(worker):.0f} s")
         yield from _reads(bench, worker, spec)
         yield from _writes(bench, worker, spec)
         resident = memory_mib(worker.pid)
@@ -115,6 +118,18 @@ def _transactions(spec: Spec) -> Iterator[Transaction]:
 def _put(group: str, number: int, keys: int | None = None) -> Transaction:
     key = f"item-{number if keys is None else number % keys:08}"
     return put_item(Transaction(group, author="bench", type="ItemMoved"), number, key)
+
+
+def _rested_s(worker: Worker) -> float:
+    """Wait until RocksDB has merged the files of the filling: what is asked first would pay for it. Returns how long it
+    took, in seconds. Raises WrongResultError where it does not end."""
+    begun_s, used_s = time.perf_counter(), cpu_s(worker.pid)
+    while (waited_s := time.perf_counter() - begun_s) < REST_MAX_S:
+        time.sleep(REST_LOOK_S)
+        before_s, used_s = used_s, cpu_s(worker.pid)
+        if used_s - before_s < REST_SHARE * REST_LOOK_S:
+            return waited_s
+    raise WrongResultError(f"the worker has something to do for {REST_MAX_S:.0f} s, though nothing is asked of it")
 
 
 def _path(group: str, number: int, version: int | None = None) -> str:
