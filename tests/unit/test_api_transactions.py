@@ -13,7 +13,7 @@ import pytest
 
 from tests.inprocess import PARTITIONS, House, house
 from versolog.schemas.codec import frame, schema
-from versolog.schemas.errors import Unavailable
+from versolog.schemas.errors import Unavailable, Undecided
 from versolog.schemas.topics import partition_of
 from versolog.streams.transaction import Transaction
 
@@ -145,6 +145,37 @@ async def test_a_refusal_that_only_the_home_knows_is_told(tmp_path: Path) -> Non
         assert (refused.status_code, refused.json()["code"]) == (422, "wrong-partition")
         (told,) = await batch(client, asked)
         assert told["code"] == "wrong-partition"
+
+
+async def test_what_was_answered_is_not_waited_for(tmp_path: Path) -> None:
+    """Whether it was decided before, is decided, or took too long: a batch asks after its answer too."""
+    tx = Transaction.from_json(over(ONE, OTHER, id="t-1"))
+    async with house(tmp_path) as (built, _):
+        first = built.node.send(tx)
+        assert not first.is_decided
+        await first.outcome(10)
+        again = built.node.send(tx)
+        await again.outcome(10)
+        built.log.held = True
+        late = built.node.send(Transaction.from_json(over(ONE, OTHER, id="t-2")))
+        with pytest.raises(Undecided):
+            await late.outcome(0.01)
+        assert [sent.is_decided for sent in (first, again, late)] == [True] * 3
+
+
+async def test_a_store_that_fails_leaves_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with house(tmp_path) as (built, client):
+        for partition in built.partitions.values():
+            monkeypatch.setattr(partition.store, "outcome", _fails)
+        for asked in (put(id="t-1"), over(ONE, OTHER, id="t-2")):
+            answer = await client.post(SEND, json=asked)
+            assert (answer.status_code, answer.json()["code"]) == (503, "store-failed")
+        assert built.node.under_way == 0
+        assert not any(partition._waiting for partition in built.partitions.values())
+
+
+def _fails(transaction_id: str) -> bytes | None:
+    raise Unavailable("the store failed on purpose", code="store-failed")
 
 
 async def test_several_groups_of_a_partition_are_committed_whole_or_refused_whole(tmp_path: Path) -> None:

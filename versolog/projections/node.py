@@ -418,18 +418,22 @@ class Node:
 class Sent:
     """A transaction under way to its outcome."""
 
-    __slots__ = ("_futures", "_in_log", "_intent_hash", "_known", "_loop", "_node", "_partitions", "_tx")
+    __slots__ = ("_forgotten", "_futures", "_in_log", "_intent_hash", "_known", "_loop", "_node", "_partitions", "_tx")
 
     def __init__(self, node: Node, tx: Transaction, intent: bytes, partitions: Sequence[Partition]) -> None:
         """`partitions` are those that decide it, as far as they are seen here; the home group's comes first."""
         self._node, self._tx, self._partitions = node, tx, partitions
         self._intent_hash = intent_hash(intent)
-        self._in_log = False
+        self._in_log = self._forgotten = False
         self._loop = asyncio.get_running_loop()
         self._futures = [partition.expect_outcome(tx.id, self._intent_hash) for partition in partitions]
-        # Asked after the futures were made: a decision in between is seen by one of the two.
-        self._known = [_outcome_in(partition, tx.id) for partition in partitions]
         node.under_way += 1
+        try:
+            # Asked after the futures were made: a decision in between is seen by one of the two.
+            self._known = [_outcome_in(partition, tx.id) for partition in partitions]
+        except BaseException:
+            self.forget()
+            raise
 
     @property
     def was_decided(self) -> bool:
@@ -439,12 +443,11 @@ class Sent:
     @property
     def is_decided(self) -> bool:
         """Whether `outcome` would not have to wait."""
-        return self._has_failed or (self._is_there(0) and all(map(self._is_there, self._others())))
-
-    @property
-    def _has_failed(self) -> bool:
+        if self._forgotten or not self._is_there(0):
+            return self._forgotten
         home = self._futures[0]
-        return home.done() and home.exception() is not None
+        has_failed = home.done() and home.exception() is not None
+        return has_failed or all(map(self._is_there, self._others()))
 
     def appended(self, error: VersologError | None) -> None:
         """The log has the record, or isn't known to. In any thread."""
@@ -499,6 +502,7 @@ class Sent:
 
     def forget(self) -> None:
         """Wait no longer. What is in the log is decided all the same."""
+        self._forgotten = True
         for partition, future in zip(self._partitions, self._futures, strict=True):
             partition.expect_no_more(self._tx.id, self._intent_hash, future)
         self._node.under_way -= 1
