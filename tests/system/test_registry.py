@@ -22,6 +22,7 @@ from confluent_kafka.serialization import MessageField, SerializationContext
 from tests.conftest import RealBroker
 from tests.system.decider import Decider
 from versolog.schemas import codec
+from versolog.schemas import registry as registries
 from versolog.schemas.codec import Codec, Record, schema
 from versolog.schemas.errors import Malformed, Misconfigured, Unavailable
 from versolog.schemas.registry import ConfluentRegistry, TopicRegistry, subject_of
@@ -358,3 +359,28 @@ def test_a_reader_with_nothing_of_ours_reads_a_commit() -> None:
     read = fastavro.schemaless_reader(io.BytesIO(body), fastavro.parse_schema(json.loads(COMMIT.text)), None)
     assert isinstance(read, dict)
     assert read["changes"] == commit()["changes"]
+
+
+def test_an_id_that_one_of_the_registrys_nodes_has_not_heard_of_is_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registries, "UNKNOWN_AGAIN_S", 0.01)
+    asked: list[str] = []
+
+    def answer(method: str, path: str, body: Any) -> Answer:
+        asked.append(path)
+        if path.endswith("/7") and len(asked) > 2:
+            return 200, {"schema": COMMIT.text}
+        return 404, {"error_code": 40403, "message": "Schema not found"}
+
+    with http_server(answer) as url:
+        ids = ConfluentRegistry(url, Topics())
+        assert ids.text_of(7) == COMMIT.text
+        assert len(asked) == 3
+        monkeypatch.setattr(registries, "UNKNOWN_AFTER_S", 0.05)
+        for times in (range(2, 99), range(1, 2), range(1, 2)):  # once it is believed, it costs one question
+            asked.clear()
+            with pytest.raises(Malformed):
+                ids.text_of(8)
+            assert len(asked) in times
+        ids.close()

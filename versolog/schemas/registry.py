@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 REQUEST_TIMEOUT_S = 10.0
 POLL_S = 0.5
 RETRY_AFTER_S = 0.05
+UNKNOWN_AFTER_S, UNKNOWN_AGAIN_S, UNKNOWN_FOR_S = 3.0, 0.2, 60.0
+"""It is believed that nobody registered an id once a registry has said so for so long, asked so often: one of its nodes may
+not have heard yet of what another was told. For so long then it is asked once."""
+UNKNOWN_MAX = 10_000
+"""Ids that this is remembered of."""
 _MARKER = orjson.dumps({"versolog": "schema ids begin at 1"})
 
 logger = logging.getLogger(__name__)
@@ -242,6 +247,8 @@ class ConfluentRegistry:
         self._topics = topics
         self._url = url.rstrip("/")
         self._failure = httpx.HTTPError
+        self._unknown: dict[int, float] = {}
+        """By id that nobody registered, until when that is believed."""
         self._client = client or httpx.Client(timeout=REQUEST_TIMEOUT_S)
 
     def id_of(self, schema: Schema) -> int:
@@ -255,13 +262,28 @@ class ConfluentRegistry:
 
     def text_of(self, schema_id: int) -> str:
         """The schema's JSON as registered. Raises Malformed for an id that nobody registered."""
-        answer = self._ask("GET", f"/schemas/ids/{schema_id}", None)
+        answer = self._asked_for(schema_id)
         if not isinstance(text := answer.get("schema"), str):
             raise Unavailable(f"the schema registry's answer for id {schema_id} has no schema")
         return text
 
     def close(self) -> None:
         self._client.close()
+
+    def _asked_for(self, schema_id: int) -> dict[str, Any]:
+        begun = time.monotonic()
+        patience_s = 0.0 if begun < self._unknown.get(schema_id, 0.0) else UNKNOWN_AFTER_S
+        while True:
+            try:
+                return self._ask("GET", f"/schemas/ids/{schema_id}", None)
+            except Malformed:
+                if (now := time.monotonic()) >= begun + patience_s:
+                    if len(self._unknown) >= UNKNOWN_MAX:
+                        self._unknown.clear()
+                    if patience_s:
+                        self._unknown[schema_id] = now + UNKNOWN_FOR_S
+                    raise
+                time.sleep(UNKNOWN_AGAIN_S)
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
         headers = {"Accept": "application/vnd.schemaregistry.v1+json, application/json"}

@@ -20,7 +20,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from versolog.schemas import codec as avro
 from versolog.schemas.codec import Codec
-from versolog.schemas.errors import BrokenLog, TooLarge, Unavailable, VersologError
+from versolog.schemas.errors import NOT_OF_THE_TRANSACTION, BrokenLog, TooLarge, VersologError
 from versolog.schemas.limits import TRANSACTION_BYTES_MAX
 from versolog.schemas.readings import read_transaction
 from versolog.schemas.topics import Topics
@@ -163,7 +163,7 @@ class _Sequencing:
             writer, body = self._codec.opened(value, TRANSACTION)
             transaction = read_transaction(body, writer)
             self._check_size(value or b"")
-        except Unavailable:
+        except NOT_OF_THE_TRANSACTION:
             raise
         except VersologError as error:
             logger.warning("poison-record", topic=self._topics.sequence, offset=offset, reason=error.detail)
