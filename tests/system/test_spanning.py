@@ -21,10 +21,11 @@ from tests.conftest import RealBroker
 from versolog import Client
 from versolog.client import Read
 from versolog.schemas import codec as avro
-from versolog.schemas.errors import Conflict, NotFound, PreconditionFailed, Undecided
+from versolog.schemas.errors import Conflict, NotFound, PreconditionFailed, Undecided, refusal
 from versolog.schemas.outcome import Outcome
 from versolog.schemas.topics import partition_of
 from versolog.streams.producer import Producer
+from versolog.streams.shares import REFUSE, Vote
 from versolog.streams.transaction import Transaction
 
 PARTITIONS = 4
@@ -135,9 +136,11 @@ def test_poison_in_sequence_is_refused_and_the_others_go_on(running: Cluster) ->
 
 
 def test_poison_in_votes_is_passed_over(running: Cluster) -> None:
-    raw = KafkaProducer(running.kafka)
+    raw, codec = KafkaProducer(running.kafka), running.codec()
+    vote = {**Vote(0, 1, REFUSE, 1, error=refusal("invalid", "no")).record(), "facts": "[]"}
+    votes = codec.write(avro.schema("Votes"), {"partition": 1, "votes": [vote]})
     for partition in range(PARTITIONS):
-        for value in (b"garbage", None, running.codec().write(avro.schema("Tick"), {})):
+        for value in (b"garbage", None, codec.write(avro.schema("Tick"), {}), votes):
             raw.produce(running.topics.votes, value, partition=partition)
     assert raw.flush(WITHIN_S) == 0
     with running.producer() as producer:

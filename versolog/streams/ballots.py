@@ -161,6 +161,7 @@ class Ballots:
                     continue
                 writer, body = self._codec.opened(message.value(), VOTES)
                 record = read_votes(body, writer)
+                heard = [Vote.of(record["partition"], vote) for vote in record["votes"]]
             except NOT_OF_THE_TRANSACTION as unreadable:
                 self._loop.call_soon_threadsafe(self._fail, listener, unreadable)
                 continue
@@ -169,8 +170,7 @@ class Ballots:
                 continue
             offset = message.offset()
             assert offset is not None
-            by = record["partition"]
-            votes.setdefault(listener, []).extend((Vote.of(by, vote), offset) for vote in record["votes"])
+            votes.setdefault(listener, []).extend((vote, offset) for vote in heard)
         for listener, some in votes.items():
             reach("votes-heard")
             self._loop.call_soon_threadsafe(self._tell, listener, some)

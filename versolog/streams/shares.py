@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from versolog.schemas import codec
 from versolog.schemas.codec import Record
 from versolog.schemas.documents import from_text, to_text
-from versolog.schemas.errors import VersologError, refusal
+from versolog.schemas.errors import Malformed, VersologError, refusal
 from versolog.schemas.limits import CHANGES_MAX, GROUPS_MAX
 from versolog.schemas.topics import partition_of
 
@@ -23,6 +23,7 @@ VOTES = codec.schema("Votes")
 
 FIRST = -1
 """Where the shares of a partition begin: the `previous` of its first one."""
+_NOT_FACTS = {"code", "detail", "status"}
 COMMIT, REFUSE, REPEAT = "commit", "refuse", "repeat"
 
 
@@ -137,8 +138,10 @@ def _reason(error: VersologError | None) -> Record:
 
 
 def fault_of(record: Record) -> VersologError | None:
-    """The refusal that a share or a vote carries."""
+    """The refusal that a share or a vote carries. Raises Malformed."""
     if not record["code"]:
         return None
     facts: Any = from_text(record["facts"]) if record["facts"] else {}
+    if not isinstance(facts, dict) or not facts.keys().isdisjoint(_NOT_FACTS):
+        raise Malformed("the facts of a refusal are an object, and none of them is its code, detail or status")
     return refusal(record["code"], record["detail"], **facts)
