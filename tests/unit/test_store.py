@@ -15,7 +15,7 @@ from tests.scribe import START_MS, Scribe, Written, codec, fold, ref
 from versolog.projections.rocks import MIB, Memory, StoreLocked, StoreUnusable
 from versolog.projections.store import Store
 from versolog.projections.views import View
-from versolog.schemas.codec import encode, schema
+from versolog.schemas.codec import Codec, Schema, encode, schema
 from versolog.schemas.errors import BrokenLog, Malformed, Misconfigured, Unavailable
 from versolog.streams.state import Head, Level, Row
 from versolog.streams.versions import At
@@ -220,6 +220,35 @@ def test_a_large_commit_reads_back_whole(open_store: Open) -> None:
     assert heading is not None
     assert heading == {name: written.record[name] for name in heading}
     assert list(heading)[-1] == "arguments"
+
+
+def test_a_commit_is_read_with_the_schema_that_the_store_keeps(open_store: Open) -> None:
+    """Deciding asks for old commits: whether a registry answers must not make a difference to that."""
+
+    class NoRegistry:
+        def id_of(self, schema: Schema) -> int:
+            raise Unavailable("the registry is away")
+
+        def text_of(self, schema_id: int) -> str:
+            raise Malformed("the registry has lost it")
+
+    store, scribe = open_store(), Scribe()
+    fold(store, scribe.write("g", {("t", "a"): ROW}))
+    store.close()
+    assert open_store(codec=Codec(NoRegistry())).commit("g", 1) == scribe.records[0].record
+
+
+def test_a_commit_that_can_not_be_read_is_no_fault_of_who_asks(
+    open_store: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, scribe = open_store(), Scribe()
+    fold(store, scribe.write("g", {("t", "a"): ROW}))
+    entry = store.commit_entry("g", 1)
+    assert entry is not None
+    broken = entry._replace(pieces=[entry.pieces[0]._replace(value=entry.pieces[0].value[:-1])])
+    monkeypatch.setattr(store, "commit_entry", lambda group, version: broken)
+    with pytest.raises(StoreUnusable, match="version 1 of 'g'"):
+        store.commit("g", 1)
 
 
 def test_heads_are_kept_at_hand_and_never_stale(open_store: Open) -> None:

@@ -278,11 +278,12 @@ PARTITION_KEY = b"partition"
 COMMITS_KEY = b"next-commit-offset"
 OUTCOMES_KEY = b"next-outcome-offset"
 CHECKPOINT_KEY = b"checkpoint"
+SCHEMA_PREFIX = b"schema"
 
 
 def schema_key(schema_id: int) -> bytes:
     """The key of the text of a schema that records in `commits` are written with."""
-    return b"schema" + schema_id.to_bytes(4, "big")
+    return SCHEMA_PREFIX + schema_id.to_bytes(4, "big")
 
 
 def groups_from(start: str) -> bytes:

@@ -18,7 +18,7 @@ from versolog.projections.evolve import Fold
 from versolog.projections.headings import Headings
 from versolog.projections.layout import Entry, GroupState, Pending, Piece
 from versolog.projections.recent import Recent
-from versolog.projections.rocks import Cursor, Memory, Rocks, unusable
+from versolog.projections.rocks import Cursor, Memory, Rocks, StoreUnusable, unusable
 from versolog.schemas import codec as avro
 from versolog.schemas.codec import Codec, Record
 from versolog.schemas.errors import Malformed, Misconfigured
@@ -54,7 +54,10 @@ class Store:
         """Use `open`."""
         self._rocks = rocks
         self.path = rocks.path
-        self.codec = codec if codec is not None else Codec(_KeptSchemas(rocks))
+        kept = _KeptSchemas(rocks)
+        self.codec = codec if codec is not None else Codec(kept)
+        for schema_id, text in kept.all():
+            self.codec.learn(schema_id, text)
         self._headings = Headings(self.codec)
         self._groups: Recent[str, GroupState] = Recent(GROUPS_CACHED_MAX)
         self._branches: Recent[tuple[str, int], Branch] = Recent(BRANCHES_CACHED_MAX)
@@ -163,11 +166,14 @@ class Store:
         entry = self.commit_entry(group, version)
         if entry is None:
             return None
-        _, record = self.codec.read(entry.pieces[0].value, _COMMIT)
-        for piece in entry.pieces[1:]:
-            _, more = self.codec.read(piece.value, _COMMIT)
-            for part in ("changes", "refs", "schemas"):
-                record[part] += more[part]
+        try:
+            _, record = self.codec.read(entry.pieces[0].value, _COMMIT)
+            for piece in entry.pieces[1:]:
+                _, more = self.codec.read(piece.value, _COMMIT)
+                for part in ("changes", "refs", "schemas"):
+                    record[part] += more[part]
+        except Malformed as error:
+            raise StoreUnusable(f"version {version} of {group!r} can't be read: {error.detail}") from error
         return record
 
     def step(self, group: str, version: int) -> Step | None:
@@ -443,6 +449,11 @@ class _KeptSchemas:
 
     def id_of(self, schema: avro.Schema) -> int:
         raise Misconfigured(f"the schema {schema.name} can't be registered: the store was opened without a registry")
+
+    def all(self) -> Iterator[tuple[int, str]]:
+        prefix = layout.SCHEMA_PREFIX
+        for key, text in self._rocks.starting(layout.META, prefix):
+            yield int.from_bytes(key[len(prefix) :], "big"), text.decode()
 
     def text_of(self, schema_id: int) -> str:
         value = self._rocks.get(layout.META, layout.schema_key(schema_id))

@@ -123,6 +123,11 @@ class Codec:
             self._by_id[schema_id] = schema
         return schema_id
 
+    def learn(self, schema_id: int, text: str) -> None:
+        """Take `text` for the schema that was registered as `schema_id`, so that nobody is asked for it."""
+        if schema_id not in self._by_id:
+            self._by_id[schema_id] = _ours_or(schema_from_text(text))
+
     def knows(self, schema_id: int) -> bool:
         """Whether the schema is at hand, so that reading a record of it asks nobody."""
         return schema_id in self._by_id
