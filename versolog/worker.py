@@ -109,7 +109,9 @@ class Worker:
         begun = time.perf_counter()
         try:
             offset = await committer.recover()
+            place.caught_up()
         except BrokenLog as error:
+            place.distrust(error)
             place.stop(error)
             raise
         except VersologError as error:
@@ -118,7 +120,6 @@ class Worker:
         place.role, place.error = "owner", None
         place.known_settled, place.waiting = committer.settled, committer.waiting
         place.committing = committer.committing
-        place.caught_up()
         if partition == SEQUENCER_BESIDE:
             self._sequencer.start()
         logger.info("owner", partition=partition, offset=offset, took_s=round(time.perf_counter() - begun, 3))

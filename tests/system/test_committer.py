@@ -17,7 +17,9 @@ from tests.cluster import Cluster
 from tests.conftest import RealBroker
 from tests.history import LogReader
 from tests.owner import owner
-from versolog.schemas.errors import BrokenLog, Unavailable
+from versolog.projections.rocks import StoreUnusable
+from versolog.projections.store import Store
+from versolog.schemas.errors import BrokenLog, Misconfigured, Unavailable
 from versolog.schemas.outcome import Outcome
 from versolog.schemas.topics import partition_of
 from versolog.streams import committer, participant
@@ -29,6 +31,8 @@ from versolog.streams.transaction import Transaction
 GROUP = "g"
 TAKE_OVERS = 8
 SOON_S = 30.0
+REST_S = 2.0
+"""Time enough to send and to read something in a rest."""
 
 Send = Callable[..., None]
 
@@ -134,7 +138,7 @@ def test_a_batch_that_is_let_go_of_while_it_rests_is_decided_again(
     cluster: Cluster, send: Send, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing of it may be committed: its checkpoint alone would leave it out for ever."""
-    have_it_rest(monkeypatch, 1.0)
+    have_it_rest(monkeypatch, REST_S)
 
     async def run() -> None:
         async with owner(cluster) as one:
@@ -157,7 +161,7 @@ def test_nothing_is_committed_after_deciding_failed_midway(
     cluster: Cluster, send: Send, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The participant may have passed what no batch holds."""
-    have_it_rest(monkeypatch, 0.5)
+    have_it_rest(monkeypatch, REST_S)
 
     async def run() -> None:
         async with owner(cluster) as one:
@@ -169,7 +173,7 @@ def test_nothing_is_committed_after_deciding_failed_midway(
                 broken.setattr(one.partition, "outcomes", fails)
                 with pytest.raises(Unavailable, match="on purpose"):
                     await one.take(start + 1)
-            await asyncio.sleep(1.0)  # for as long as the rest lasts, and more
+            await asyncio.sleep(1.5 * REST_S)
             assert await one.recover() == start
             await one.take(start)
             await one.stored(start + 2)
@@ -199,6 +203,81 @@ def test_a_store_that_fails_refuses_nothing(cluster: Cluster, send: Send, monkey
     send(count("a"))
     asyncio.run(run())
     log_adds_up(cluster, 2)
+
+
+def test_a_store_that_can_not_be_read_is_made_anew(
+    cluster: Cluster, send: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often that fails first, and whether it is decided or followed next."""
+    damaged = StoreUnusable("a file of it is damaged")
+
+    async def run() -> None:
+        async with owner(cluster) as one:
+            await one.decide_all()
+            before = one.partition.store
+            one.partition.broke_off(damaged)
+            with monkeypatch.context() as full:
+                full.setattr(one.partition, "_opened", no_room)
+                for _ in range(2):
+                    with pytest.raises(Misconfigured, match="full"):
+                        await one.recover()
+            await one.decide_all()
+            assert one.partition.store is not before
+            assert one.outcome("a") is not None
+            made = one.partition.store
+            await one.recover()
+            assert one.partition.store is made, "once is enough"
+            await one.committer.stop()
+            one.partition.broke_off(damaged)
+            await asyncio.to_thread(one.partition.reconcile)
+            assert one.partition.store is not made
+            assert one.partition.store.next_commit_offset == 0
+
+    send(count("a"))
+    asyncio.run(run())
+
+
+def no_room() -> Store:
+    raise Misconfigured("the disk is full")
+
+
+class Dawdles(KafkaProducer):
+    """Commits only once it is told to."""
+
+    begun, released = threading.Event(), threading.Event()
+
+    def commit_transaction(self, *arguments: Any) -> None:
+        self.begun.set()
+        assert self.released.wait(SOON_S)
+        super().commit_transaction(*arguments)
+
+
+def test_a_commit_on_its_way_is_waited_for_whoever_gave_up_waiting(
+    cluster: Cluster, send: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread would go on beside the next owner's, or the follower's."""
+    monkeypatch.setattr(committer, "STOP_TIMEOUT_S", 0.1)
+
+    async def run() -> None:
+        async with owner(cluster) as one:
+            with monkeypatch.context() as slow:
+                slow.setattr(committer, "Producer", Dawdles)
+                await one.take(await one.recover())
+                assert await asyncio.to_thread(Dawdles.begun.wait, SOON_S)
+            again = asyncio.create_task(one.recover())
+            await asyncio.sleep(0.1)
+            again.cancel()
+            await asyncio.wait({again})
+            stopping = asyncio.create_task(one.committer.stop())
+            await asyncio.sleep(0.5)
+            assert not stopping.done()
+            Dawdles.released.set()
+            await stopping
+            assert one.outcome("a") is not None
+
+    send(count("a"))
+    asyncio.run(run())
+    log_adds_up(cluster, 1)
 
 
 def test_what_is_in_the_log_and_not_in_the_store_yet_is_known(

@@ -70,7 +70,8 @@ class LivePartition(Partition):
         self._ends, self._memory = ends, memory
         self._lock = threading.RLock()
         self.number = number
-        self._unusable: StoreUnusable | None = None
+        self._unusable: VersologError | None = None
+        """Why the store is to be made anew before anything else."""
         try:
             store = self._opened_once_free()
         except BrokenLog as error:
@@ -125,8 +126,12 @@ class LivePartition(Partition):
         return self.store.outcomes(transaction_ids)
 
     def broke_off(self, failure: BaseException) -> None:
-        """Deciding has ended by `failure`. Where that says that the store can't be read, the next `catch_up` makes it anew."""
+        """Deciding has ended by `failure`."""
         self.role = "recovering"
+        self.distrust(failure)
+
+    def distrust(self, failure: BaseException) -> None:
+        """Where `failure` says that the store can't be read, it is made anew before it is caught up or followed."""
         if isinstance(failure, StoreUnusable):
             self._unusable = failure
 
@@ -134,9 +139,6 @@ class LivePartition(Partition):
         """Fold the log to its end; a store that is not of this log, or can't be read, is made anew from its beginning."""
         with self._lock:
             stand = self._settled_ends()
-            if self._unusable is not None:
-                self._make_anew(self._unusable)
-                self._unusable = None
             self._make_anew_if_foreign()
             try:
                 catch_up(self._tail, self._kafka, self._topics, self._ends)
@@ -197,6 +199,8 @@ class LivePartition(Partition):
     def _make_anew_if_foreign(self) -> None:
         """Make the store anew where it is of another log, or can't be read. Raises Unavailable while the log does not
         show what it holds: after a crash the broker may still have to mark transactions as committed that were."""
+        if self._unusable is not None:
+            self._make_anew(self._unusable)
         places = [(place.topic, place.partition) for place in self._tail.starts()]
         try:
             refuse_ahead(self._tail, self._ends.last(places))
@@ -213,8 +217,10 @@ class LivePartition(Partition):
             self._make_anew(error)
 
     def _make_anew(self, why: VersologError) -> None:
+        self._unusable = why  # until it is done
         self.store.close()
         self._read(self._made_anew(why.detail))
+        self._unusable = None
 
     def _check_last_commit(self) -> None:
         """Raise OtherLog where the store's last commit is not in the log at its offset with its hash."""
@@ -251,8 +257,8 @@ class LivePartition(Partition):
         """Before it is followed: make the store anew where it is not of this log, or where `after`, with which the last
         attempt ended, says that it can't be read. Blocks. Raises Unavailable."""
         with self._lock:
-            if isinstance(after, StoreUnusable):
-                self._make_anew(after)
+            if after is not None:
+                self.distrust(after)
             self._make_anew_if_foreign()
 
     def followed(self, loop: asyncio.AbstractEventLoop, let_go: Callable[[VersologError], None]) -> Followed:

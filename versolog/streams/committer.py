@@ -296,7 +296,7 @@ class Committer:
         return layer if layer is not None and self._overlay.changed(group, layer) else None
 
     def _loop_ended(self, task: asyncio.Task[None]) -> None:
-        if task is self._loop_task and not task.cancelled() and (error := task.exception()) is not None:
+        if task is self._loop_task and not self._abandoned and not task.cancelled() and (error := task.exception()) is not None:
             self._failed(error)
 
     # Deciding, on the event loop
@@ -606,7 +606,7 @@ class Committer:
 
     async def _abandon(self) -> None:
         """Let go of the producer and of all that is decided and not committed."""
-        task, self._loop_task = self._loop_task, None
+        task = self._loop_task
         self._abandoned = True
         self._ballots.leave(self._partition)
         self._participant = None
@@ -615,6 +615,7 @@ class Committer:
             self._open, self._stopping = Batch(), True
             self._has_work.set()
             await asyncio.wait({task})
+        self._loop_task = None
         if task is not None and not task.cancelled() and (error := task.exception()) is not None:
             self._log.warning("committer-ended", reason=str(error))
         self._committing = None
