@@ -136,6 +136,13 @@ async def test_a_store_wide_tag_that_was_told_is_waited_for(bank: Teller) -> Non
     del batches[STORE_GROUP]
     partition.applied(())
     assert (await reading).status_code == 200
+    batches[STORE_GROUP] = object()
+    reading = asyncio.create_task(bank.client.get("/v1/tags/before"))
+    await asyncio.sleep(0.02)
+    partition.role = "recovering"
+    del batches[STORE_GROUP]
+    partition.applied(())
+    assert (await reading).status_code == 503, "it has let go of the batch, and has not read it from the log yet"
 
 
 async def test_a_read_waits_for_what_its_groups_have_begun_and_for_nothing_else(bank: Teller) -> None:

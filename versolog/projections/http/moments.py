@@ -32,8 +32,9 @@ from versolog.projections.http.request import (
 from versolog.projections.http.transactions import Writes
 from versolog.projections.moments import tagged_ms, unknown_tag
 from versolog.projections.node import Elsewhere, Node
-from versolog.projections.partition import Partition
 from versolog.projections.queries import Predicate
+from versolog.projections.store import Store
+from versolog.projections.views import View
 from versolog.schemas.documents import to_text
 from versolog.schemas.errors import Invalid
 from versolog.schemas.times import looks_like_time, micros_from_text, millis_to_text
@@ -162,7 +163,7 @@ class Moments:
     async def _read_of(self, number: int, reads: Reads, time_ms: int | None, deadline_s: float) -> dict[int, bytes]:
         """What one partition holds at a moment, or now, by place; asked of its owner."""
         try:
-            return await self._read_here(self._node.owned_here(number), reads, time_ms, deadline_s)
+            return await self._read_here(number, reads, time_ms, deadline_s)
         except Elsewhere as elsewhere:
             asked = {
                 "partition": number,
@@ -173,15 +174,17 @@ class Moments:
             return dict(zip(reads, map(orjson.dumps, told["results"]), strict=True))
 
     async def _read_here(
-        self, partition: Partition, reads: Reads, time_ms: int | None, deadline_s: float
+        self, number: int, reads: Reads, time_ms: int | None, deadline_s: float, *, forwarded: bool = False
     ) -> dict[int, bytes]:
+        partition = self._node.owned_here(number, forwarded=forwarded)
         if time_ms is None:
             for group in _groups(reads):
                 await self._node.stored(partition, group, _left_s(deadline_s))
+            self._node.owned_here(number, forwarded=forwarded)  # as it was before: who lost it may have missed what was told
         else:
             await self._node.closed(partition, time_ms, _left_s(deadline_s), groups=_groups(reads), has_been=True)
-        budget = Budget(LIMIT_MAX)
-        return {place: await _result(partition, one, time_ms, budget) for place, one in reads.items()}
+        budget, view = Budget(LIMIT_MAX), partition.view
+        return {place: await _result(view, one, time_ms, budget) for place, one in reads.items()}
 
     async def _ask(self, elsewhere: Elsewhere, asked: dict[str, Any], deadline_s: float) -> dict[str, Any]:
         left_s = _left_s(deadline_s)
@@ -189,12 +192,12 @@ class Moments:
         return await self._relay.ask(elsewhere, READ, asked, left_s)
 
     async def _for_another(self, asked: _Forwarded, deadline_s: float) -> dict[str, Any]:
-        partition = self._node.owned_here(asked.partition, forwarded=True)
         reads = dict(enumerate(asked.reads))
         if reads:
             time_ms = None if asked.at is None else micros_from_text(asked.at) // 1000
-            found = await self._read_here(partition, reads, time_ms, deadline_s)
+            found = await self._read_here(asked.partition, reads, time_ms, deadline_s, forwarded=True)
             return {"results": [orjson.Fragment(found[place]) for place in reads]}
+        partition = self._node.owned_here(asked.partition, forwarded=True)
         return {"fresh": await self._node.fresh(partition, asked.groups, _left_s(deadline_s))}
 
     # Store-wide tags
@@ -251,11 +254,11 @@ class Moments:
         return told
 
 
-async def _result(partition: Partition, asked: ReadAsked, time_ms: int | None, budget: Budget) -> bytes:
+async def _result(view: View, asked: ReadAsked, time_ms: int | None, budget: Budget) -> bytes:
     """What was asked, at the moment or now, as JSON."""
-    at = _place(partition, asked, time_ms)
+    at = _place(view.store, asked, time_ms)
     if asked.key is not None:
-        row = None if at is None else partition.view.row(at, asked.table, asked.key)
+        row = None if at is None else view.row(at, asked.table, asked.key)
         return b"null" if row is None else answer.RowText(asked.group, asked.table)(asked.key, row)
     where = None if asked.where is None else Predicate.parse(asked.where)
     rows: list[bytes] = []
@@ -263,15 +266,14 @@ async def _result(partition: Partition, asked: ReadAsked, time_ms: int | None, b
     if at is not None:
         bounds = {"prefix": asked.prefix, "start": asked.start, "end": asked.end, "where": where}
         rows, after = await read_range(
-            partition.view, at, asked.table, bounds, after=asked.after, limit=asked.limit, budget=budget
+            view, at, asked.table, bounds, after=asked.after, limit=asked.limit, budget=budget
         )
     ends = {"version": 0 if at is None else at.version, "after": after}
     return b'{"rows":[' + b",".join(rows) + b"]," + answer.text(ends)[1:]
 
 
-def _place(partition: Partition, asked: ReadAsked, time_ms: int | None) -> At | None:
+def _place(store: Store, asked: ReadAsked, time_ms: int | None) -> At | None:
     """Where the branch stood; None for a group that was not there yet, in which nothing is."""
-    store = partition.store
     if store.head(asked.group) is None:
         return None
     if time_ms is None:
