@@ -2,14 +2,78 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable
+
+import pytest
+from confluent_kafka import Producer
 
 from tests.cluster import Cluster, eventually
 from tests.conftest import RealBroker
-from versolog.projections.tail import Ends
+from tests.owner import owner
+from versolog.projections import tail
+from versolog.projections.tail import OUTCOMES, Ends
 from versolog.schemas.errors import Unavailable
+from versolog.streams.transaction import Transaction
 
 SOON_S = 20.0
+
+
+def test_commits_that_outcomes_tell_of_are_waited_for(
+    new_cluster: Callable[..., Cluster], broker: RealBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kafka shows the end of a transaction in one topic after the other."""
+    cluster = new_cluster(broker, partitions=1)
+    kafka, topics = cluster.kafka, cluster.topics
+
+    async def decided() -> None:
+        async with owner(cluster) as one:
+            await one.decide_all()
+            store, ends = one.partition.store, Ends(kafka)
+            checkpoint = store.checkpoint
+            assert checkpoint is not None
+            assert checkpoint["commits_offset"] == store.next_commit_offset == 1
+            told = cluster.codec().write(OUTCOMES, {"results": [], "checkpoint": {**checkpoint, "commits_offset": 3}})
+            writer.produce(topics.outcomes, told, partition=0)
+            writer.flush()
+            monkeypatch.setattr(tail, "PATIENCE_S", 0.5)
+            with pytest.raises(Unavailable, match="outcomes tell of later ones"):
+                tail.catch_up(one.partition._tail, kafka, topics, ends)
+            assert store.covered_checkpoint == checkpoint, "what is not all there closes no time"
+            monkeypatch.setattr(tail, "PATIENCE_S", SOON_S)
+            late = threading.Timer(0.5, commit)
+            late.start()
+            tail.catch_up(one.partition._tail, kafka, topics, ends)
+            late.join()
+            assert store.covered_checkpoint is store.checkpoint
+            assert [store.version_at(group, 2**60) for group in ("a", "b")] == [1, 1]
+
+    def commit() -> None:
+        """The second commit, as Kafka would show it late: behind the first and the marker of its transaction."""
+        writer.produce(topics.commits, values[1], partition=0)
+        writer.flush()
+
+    writer = Producer(kafka)
+    values = made(new_cluster(broker, partitions=1))
+    with cluster.producer() as producer:
+        producer.send(Transaction("a", id="a").put("t", "k", {}))
+    asyncio.run(decided())
+
+
+def made(cluster: Cluster) -> list[bytes]:
+    """The commits of transactions on `a` and on `b`, as records."""
+    with cluster.producer() as producer:
+        for group in ("a", "b"):
+            producer.send(Transaction(group, id=group).put("t", "k", {}))
+
+    async def values() -> list[bytes]:
+        async with owner(cluster) as one:
+            await one.decide_all()
+            entries = [one.partition.store.commit_entry(group, 1) for group in ("a", "b")]
+            return [entry.pieces[0].value for entry in entries if entry is not None]
+
+    return asyncio.run(values())
 
 
 def test_the_ends_of_the_log_are_known_again_soon_after_the_broker_was_killed(

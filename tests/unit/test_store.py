@@ -28,6 +28,7 @@ CHECKPOINT = {
     "sequence_offset": None,
     "votes_offset": 0,
     "reads": [],
+    "commits_offset": 0,
 }
 
 Open = Callable[..., Store]
@@ -130,6 +131,39 @@ def test_offsets_never_go_back(open_store: Open) -> None:
         making.offsets(commits=offset)
         making.write()
     assert store.next_commit_offset == 5
+
+
+def test_a_clock_is_believed_once_all_commits_before_it_are_here(
+    open_store: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outcomes and commits are two topics, and a follower can have read one of them further."""
+    monkeypatch.setattr("versolog.projections.store.CHECKPOINTS_AHEAD_MAX", 3)
+    store = open_store()
+
+    def reach(*, checkpoint: int | None = None, commits: int | None = None) -> int | None:
+        """Fold a checkpoint that tells of commits below an offset, or commits; where that offset is now."""
+        fold = store.fold()
+        if checkpoint is not None:
+            fold.checkpoint({**CHECKPOINT, "commits_offset": checkpoint})
+        fold.offsets(commits=commits, outcomes=None)
+        fold.write()
+        return None if store.covered_checkpoint is None else int(store.covered_checkpoint["commits_offset"])
+
+    assert reach(checkpoint=2) is None
+    assert reach(checkpoint=4) is None
+    assert reach(commits=1) is None
+    assert reach(commits=3) == 2
+    assert reach(checkpoint=9) == 2
+    assert reach(commits=4) == 4
+    assert [reach(checkpoint=at) for at in (11, 13, 15, 17)] == [4] * 4  # as many as are kept
+    assert reach(commits=11) == 11
+    assert reach(commits=16) == 11, "only the first and the last of many are kept"
+    store.close()
+    store = open_store()
+    assert store.checkpoint is not None
+    assert store.covered_checkpoint is None, "it stands in the directory, and its commits do not"
+    assert reach(commits=17) == 17
+    assert store.covered_checkpoint is store.checkpoint
 
 
 def test_known_commits_are_passed_over(open_store: Open) -> None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import structlog
 
 from versolog.projections.partition import Partition
+from versolog.projections.store import Store
 from versolog.projections.tail import Ends
 from versolog.schemas.errors import VersologError
 from versolog.schemas.topics import Topics
@@ -23,6 +24,7 @@ class _Known(NamedTuple):
     """The ends of a partition's topics, and when they were asked for (`time.monotonic()`)."""
 
     commits: int
+    """After the records of Kafka transactions that are open: one may be committed, and told, that Kafka does not show yet."""
     outcomes: int
     transactions: int
     """Its last stable offset: up to there it can be decided."""
@@ -40,7 +42,8 @@ class Lag:
     def __init__(self, partitions: Mapping[int, Partition]) -> None:
         self._partitions = partitions
         self._ends: dict[int, _Known] = {}
-        self._current_at_s: dict[int, float] = {}
+        self._current: dict[int, tuple[Store, float]] = {}
+        """The store that had all there was at a time; one that takes its place begins anew."""
 
     async def watch(self, ends: Ends, topics: Topics) -> None:
         """Ask again and again, until cancelled."""
@@ -54,7 +57,7 @@ class Lag:
     def offsets(self, partition: int) -> int | None:
         """Records of commits and outcomes not folded here yet; None while that isn't known.
 
-        Never too few. After an aborted Kafka transaction, whose records nobody reads, some too many until the next one.
+        Never too few: those of a Kafka transaction that is open count. After an aborted one, whose records nobody reads, some too many until the next one.
         """
         ends, here = self._ends.get(partition), self._partitions.get(partition)
         if ends is None or here is None:
@@ -78,21 +81,22 @@ class Lag:
     def staleness_s(self, partition: int) -> float | None:
         """For how long something may have been committed that is not here; None while that isn't known."""
         self._note_current(partition)
-        current_at_s = self._current_at_s.get(partition)
-        return None if current_at_s is None else time.monotonic() - current_at_s
+        store, current_at_s = self._current.get(partition, (None, 0.0))
+        here = self._partitions.get(partition)
+        return None if here is None or here.store is not store else time.monotonic() - current_at_s
 
     async def _ask(self, log_ends: Ends, topics: Topics) -> None:
         numbers = list(self._partitions)
         asked_at_s = time.monotonic()
         every = (topics.commits, topics.outcomes, topics.transactions)
-        ends = await asyncio.to_thread(log_ends.stable, [(topic, number) for number in numbers for topic in every])
-        last = await asyncio.to_thread(log_ends.last, [(topics.transactions, number) for number in numbers])
+        last = await asyncio.to_thread(log_ends.last, [(topic, number) for number in numbers for topic in every])
+        stable = await asyncio.to_thread(log_ends.stable, [(topics.transactions, number) for number in numbers])
         for number in numbers:
             self._note_current(number)  # by the former ends, which these replace
-            transactions = ends[topics.transactions, number]
+            transactions = stable[topics.transactions, number]
             self._ends[number] = _Known(
-                commits=ends[topics.commits, number],
-                outcomes=ends[topics.outcomes, number],
+                commits=last[topics.commits, number],
+                outcomes=last[topics.outcomes, number],
                 transactions=transactions,
                 open=max(0, last[topics.transactions, number] - transactions),
                 asked_at_s=asked_at_s,
@@ -101,7 +105,7 @@ class Lag:
     def _note_current(self, partition: int) -> None:
         ends = self._ends.get(partition)
         if ends is not None and self.offsets(partition) == 0:
-            self._current_at_s[partition] = ends.asked_at_s
+            self._current[partition] = self._partitions[partition].store, ends.asked_at_s
 
 
 def _missing(end: int, following: int) -> int:

@@ -122,6 +122,10 @@ class LivePartition(Partition):
     def checkpoint(self) -> Record | None:
         return self.store.checkpoint
 
+    @property
+    def next_commit_offset(self) -> int:
+        return self.store.next_commit_offset
+
     def outcomes(self, transaction_ids: Sequence[str]) -> Sequence[bytes | None]:
         return self.store.outcomes(transaction_ids)
 

@@ -30,6 +30,8 @@ class Partition:
         """What `settled` is by its owner here, who knows more than the store; None where that is elsewhere."""
         self.committing: Callable[[str], object | None] = _committing_nothing
         """The batch by which its owner here changes a group just now: in the log perhaps, and not yet in the store."""
+        self.deciding: Callable[[str], object | None] = _committing_nothing
+        """The batch by which it ends a transaction just now."""
         self.waiting: Callable[[], list[Waiting]] = list
         """What its owner here has taken in and not decided."""
         self._waiting: dict[tuple[str, bytes], list[asyncio.Future[Outcome]]] = {}
@@ -52,7 +54,7 @@ class Partition:
     def settled(self, groups: Collection[str] | None = None) -> Settled:
         """How far everything is decided and can be read here; of these groups alone, where they are given and this is
         their owner, who knows which groups the undecided concern."""
-        return self.known_settled(groups) or settled_at(self.store.checkpoint)
+        return self.known_settled(groups) or settled_at(self.store.covered_checkpoint)
 
     def clock(self, groups: Collection[str] | None = None) -> int:
         """Milliseconds: everything with committed_at below it is decided and can be read here, as `settled` says it."""
@@ -99,7 +101,7 @@ class Partition:
             self._next_fold.set_result(None)
 
 
-def _committing_nothing(group: str) -> object | None:
+def _committing_nothing(name: str) -> object | None:
     return None
 
 

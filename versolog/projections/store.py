@@ -8,6 +8,7 @@ needs no snapshot.
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +28,7 @@ from versolog.streams.state import Branch, Head, Join, Level, Row, Step
 GROUPS_CACHED_MAX = 16_384
 BRANCHES_CACHED_MAX = 16_384
 STEPS_CACHED_MAX = 1_024
+CHECKPOINTS_AHEAD_MAX = 1_000
 
 _COMMIT = avro.schema("Commit")
 _CHECKPOINT = avro.schema("Checkpoint")
@@ -72,6 +74,11 @@ class Store:
         self.next_outcome_offset = _number(rocks.get(meta, layout.OUTCOMES_KEY))
         checkpoint = rocks.get(meta, layout.CHECKPOINT_KEY)
         self.checkpoint: Record | None = None if checkpoint is None else avro.decode(_CHECKPOINT, checkpoint)
+        self.covered_checkpoint: Record | None = None
+        """The newest one before which all commits are here: of the two topics, outcomes can be read further than commits."""
+        self._ahead: deque[Record] = deque()
+        """The checkpoints after it, in order."""
+        self._reached(self.checkpoint)
 
     @classmethod
     def open(
@@ -423,6 +430,17 @@ class Store:
         self.next_commit_offset, self.next_outcome_offset = fold.next_commit_offset, fold.next_outcome_offset
         if fold.checkpoint_record is not None:
             self.checkpoint = fold.checkpoint_record
+        self._reached(fold.checkpoint_record)
+
+    def _reached(self, checkpoint: Record | None) -> None:
+        """Take in where the store has come to."""
+        ahead = self._ahead
+        if checkpoint is not None:
+            if len(ahead) == CHECKPOINTS_AHEAD_MAX:
+                ahead.pop()  # far behind: who waits for it needs no steps on the way
+            ahead.append(checkpoint)
+        while ahead and ahead[0].get("commits_offset", 0) <= self.next_commit_offset:
+            self.covered_checkpoint = ahead.popleft()
 
     def _entry(self, group: str, version: int) -> Entry | None:
         if not 0 < version <= keys.NUMBER_MAX:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -192,8 +193,26 @@ def catch_up(
 ) -> None:
     """Fold everything up to the last stable offset of the partition. `progress` is told how many records were folded.
 
-    Raises BrokenLog where the log does not go on where the store stands, OtherLog where it ends before that.
+    Raises BrokenLog where the log does not go on where the store stands, OtherLog where it ends before that, and
+    Unavailable where it does not answer.
     """
+    store, deadline = tail.store, time.monotonic() + PATIENCE_S
+    _fold_to_ends(tail, kafka, topics, ends_of, progress)
+    while store.covered_checkpoint is not store.checkpoint:
+        # The end of a Kafka transaction is written into one topic after the other: the commits are not shown yet.
+        if time.monotonic() > deadline:
+            raise Unavailable(
+                f"{topics.commits}[{store.partition}] is shown up to offset {store.next_commit_offset}, and outcomes tell "
+                "of later ones",
+                partition=store.partition, topic=topics.commits,
+            )  # fmt: skip
+        time.sleep(IDLE_POLL_S)
+        _fold_to_ends(tail, kafka, topics, ends_of, progress)
+
+
+def _fold_to_ends(
+    tail: Tail, kafka: dict[str, Any], topics: Topics, ends_of: Ends, progress: Callable[[int], None] | None
+) -> None:
     number = tail.store.partition
     ends = ends_of.stable([(topics.commits, number), (topics.outcomes, number)])
     refuse_ahead(tail, ends)

@@ -142,6 +142,10 @@ class Replica(Protocol):
     def checkpoint(self) -> Record | None:
         """The last one that was folded."""
 
+    @property
+    def next_commit_offset(self) -> int:
+        """The offset behind the last record of commits that was folded."""
+
     def outcomes(self, transaction_ids: Sequence[str]) -> Sequence[bytes | None]:
         """For each id the outcome it has in the store."""
 
@@ -209,6 +213,7 @@ class Committer:
         self._producer = await self._in_thread(self._fenced_producer)
         reach("owner-fenced")
         self._stand = await self._in_thread(self._replica.catch_up)
+        self._commits_offset = self._replica.next_commit_offset
         reach("owner-caught-up")
         overlay = self._overlay = Overlay(self._replica.state)
         checkpoint = self._replica.checkpoint
@@ -295,6 +300,11 @@ class Committer:
         layer = self._committing
         return layer if layer is not None and self._overlay.changed(group, layer) else None
 
+    def deciding(self, transaction_id: str) -> Layer | None:
+        """As `committing`, where it holds the outcome of a transaction."""
+        layer = self._committing
+        return layer if layer is not None and self._overlay.decided(transaction_id, layer) else None
+
     def _loop_ended(self, task: asyncio.Task[None]) -> None:
         if task is self._loop_task and not self._abandoned and not task.cancelled() and (error := task.exception()) is not None:
             self._failed(error)
@@ -327,11 +337,13 @@ class Committer:
 
     async def _learn_schemas(self, records: Sequence[LogRecord]) -> None:
         """Have every schema named by the records at hand, so that deciding never waits for the network."""
-        named = {record.value[1:5] for record in records if record.value is not None and len(record.value) >= 5}
-        for schema_id in {int.from_bytes(name, "big") for name in named}:
-            if not self._codec.knows(schema_id):
-                with contextlib.suppress(Malformed):  # told again, and refused, where the record is read
-                    await self._in_thread(partial(self._codec.schema_of, schema_id))
+        named = {record.value[:5] for record in records if record.value is not None and len(record.value) >= 5}
+        ids = {int.from_bytes(name[1:], "big") for name in named if name[0] == 0}
+        await asyncio.gather(*(self._learn_schema(schema_id) for schema_id in ids if not self._codec.knows(schema_id)))
+
+    async def _learn_schema(self, schema_id: int) -> None:
+        with contextlib.suppress(Malformed):  # told again, and refused, where the record is read
+            await self._in_thread(partial(self._codec.schema_of, schema_id))
 
     def _decide(self, records: Iterable[LogRecord]) -> None:
         participant, open_, overlay = self._participant, self._open, self._overlay
@@ -521,6 +533,7 @@ class Committer:
         reach("transaction-begun")
         commits, schema_id = self._topics.commits, self._commit_schema_id
         keys: list[bytes] = []
+        commits_offset = self._commits_offset
         for decision in batch.decisions:
             for sealed in decision.commits:
                 written.values += (avro.frame(schema_id, piece.body) for piece in sealed.pieces)
@@ -529,6 +542,9 @@ class Committer:
         for value, key, told in zip(written.values, keys, commits_placed.reports, strict=True):
             producer.produce(commits, value, key, partition, told)
         reach("commits-produced")
+        if written.values:
+            commits_offset = self._stand.commits + len(written.values)
+        written.checkpoint["commits_offset"] = commits_offset
         outcomes = self._outcome_records(batch, written.checkpoint)
         outcomes_placed = _Placed(len(outcomes))
         for value, told in zip(outcomes, outcomes_placed.reports, strict=True):
@@ -536,6 +552,7 @@ class Committer:
         reach("records-produced")
         self._patiently(producer.commit_transaction, COMMIT_TIMEOUT_S)
         written.first_commit_offset, written.last_outcome_offset = commits_placed.first, outcomes_placed.last
+        self._commits_offset = commits_offset
         self._stand = Stand(
             commits=self._after(commits, self._stand.commits, commits_placed),
             outcomes=self._after(self._topics.outcomes, self._stand.outcomes, outcomes_placed),

@@ -82,6 +82,10 @@ class Overlay:
         """Whether this layer or one below it, down to the store, changes `group`."""
         return any(group in one.heads for one in self._layers[self._layers.index(layer) :])
 
+    def decided(self, transaction_id: str, layer: Layer) -> bool:
+        """Whether this layer or one below it, down to the store, holds the outcome of that transaction."""
+        return any(transaction_id in one.outcomes for one in self._layers[self._layers.index(layer) :])
+
     def snapshot(self) -> Overlay:
         """The state as it is now, for another thread to ask while this one goes on. It does not follow the changes of
         what is not held."""
