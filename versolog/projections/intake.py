@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from versolog.schemas.errors import TooMany, Unavailable, VersologError
+from versolog.schemas.kafka_errors import is_fatal
 from versolog.schemas.topics import Topics
 
 log = structlog.get_logger("versolog.intake")
@@ -20,6 +22,7 @@ Appended = Callable[[VersologError | None], None]
 DELIVERY_TIMEOUT_MS = 30_000
 QUEUE_RECORDS_MAX = 50_000
 _POLL_S = 0.1
+_END_TIMEOUT_S = 1.0
 
 
 class Intake(Protocol):
@@ -40,7 +43,10 @@ class KafkaIntake:
         self._kafka = dict(kafka)
         self._topics = topics
         self._closing = False
+        self._replacing = threading.Lock()
         self._producer = self._connect()
+        self._broken: list[Producer] = []
+        """Those that were replaced, until their last reports are handed out."""
         self._thread = threading.Thread(target=self._poll, name="versolog-intake", daemon=True)
         self._thread.start()
 
@@ -49,16 +55,18 @@ class KafkaIntake:
         if self._closing:
             raise Unavailable("this node is stopping; send the same id to another one, or again")
 
+        producer = self._producer
+
         def report(error: KafkaError | None, _: Message) -> None:
-            appended(None if error is None else self._failed(error))
+            appended(None if error is None else self._failed(producer, error))
 
         try:
             topic, number = (self._topics.sequence, 0) if partition is None else (self._topics.transactions, partition)
-            self._producer.produce(topic, value=value, key=key, partition=number, on_delivery=report)
+            producer.produce(topic, value=value, key=key, partition=number, on_delivery=report)
         except BufferError as error:
             raise TooMany(f"{QUEUE_RECORDS_MAX:,} transactions wait for the log already; send it again") from error
         except KafkaException as error:
-            raise self._failed(error.args[0]) from error
+            raise self._failed(producer, error.args[0]) from error
 
     def close(self, timeout_s: float) -> None:
         """As `Intake.close`."""
@@ -80,14 +88,33 @@ class KafkaIntake:
             }
         )
 
-    def _failed(self, error: KafkaError) -> Unavailable:
-        if error.fatal() and not self._closing:
-            log.error("the producer can't go on and is replaced", error=str(error))
-            self._producer = self._connect()
+    def _failed(self, producer: Producer, error: KafkaError) -> Unavailable:
+        if is_fatal(error):
+            self._replace(producer, error)
         return Unavailable(
             f"the log did not take the transaction ({error.str()}); it may still be decided: send the same id again"
         )
 
+    def _replace(self, producer: Producer, error: KafkaError) -> None:
+        with self._replacing:
+            if self._producer is producer and not self._closing:
+                log.error("the producer can't go on and is replaced", error=str(error))
+                self._producer = self._connect()
+                self._broken.append(producer)
+
     def _poll(self) -> None:
         while not self._closing or len(self._producer):
-            self._producer.poll(_POLL_S)
+            producer = self._producer
+            try:
+                producer.poll(_POLL_S)
+            except KafkaException as error:  # a fatal error is raised to whoever happens to poll
+                self._failed(producer, error.args[0])
+            while self._broken:
+                _end(self._broken.pop())
+
+
+def _end(producer: Producer) -> None:
+    """Report what the producer still holds as failed."""
+    producer.purge()
+    with suppress(KafkaException):
+        producer.flush(_END_TIMEOUT_S)

@@ -36,6 +36,11 @@ PASSING = {
 _TOO_LARGE = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE}
 
 
+def is_fatal(error: KafkaError) -> bool:
+    """Whether the client that says so can't go on. What it says after the first time is not marked as fatal any more."""
+    return error.fatal() or error.code() == KafkaError._FATAL
+
+
 def from_kafka(error: KafkaError | KafkaException, doing: str) -> VersologError:
     """The typed error for a failure of Kafka's while `doing`, a phrase such as "reading topic x"."""
     cause = error.args[0] if isinstance(error, KafkaException) else error

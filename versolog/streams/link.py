@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from versolog.schemas.errors import Misconfigured, Unavailable
-from versolog.schemas.kafka_errors import from_kafka
+from versolog.schemas.kafka_errors import from_kafka, is_fatal
 from versolog.schemas.topics import RECORD_LIMIT_BYTES
 
 START_TIMEOUT_S = 30.0
@@ -73,7 +73,7 @@ class Link:
             return False
         except KafkaException as error:
             self._note(error)
-            if not error.args[0].fatal() or self.transactional_id is not None:
+            if not is_fatal(error.args[0]) or self.transactional_id is not None:
                 raise from_kafka(error, f"writing to {record.topic}") from error
             self._renew(kafka, error)
             return False
