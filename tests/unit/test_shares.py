@@ -131,6 +131,13 @@ def test_a_vote_comes_through_its_record(error: VersologError | None) -> None:
     assert read.error is None or (type(read.error), read.error.facts) == (type(error), error.facts if error else {})
 
 
+def test_facts_may_have_any_name() -> None:
+    told = Vote(4, 2, REFUSE, 1, error=refusal("invalid", "no")).record() | {"facts": '{"self":1,"kind":2}'}
+    error = Vote.of(2, told).error
+    assert error is not None
+    assert error.facts == {"self": 1, "kind": 2}
+
+
 @pytest.mark.parametrize("facts", ["x", "[]", "7", '{"code":"other"}', '{"status":200}'])
 def test_facts_that_no_participant_tells_are_malformed(facts: str) -> None:
     told = Vote(4, 2, REFUSE, 1, error=refusal("invalid", "no")).record() | {"facts": facts}

@@ -20,7 +20,7 @@ class VersologError(Exception):
     status: int = HTTPStatus.INTERNAL_SERVER_ERROR
     retriable: ClassVar[bool] = False
 
-    def __init__(self, detail: str, *, code: str | None = None, status: int | None = None, **facts: Any) -> None:
+    def __init__(self, detail: str, /, *, code: str | None = None, status: int | None = None, **facts: Any) -> None:
         super().__init__(detail)
         self.detail = detail
         self.facts = facts
@@ -183,7 +183,7 @@ REFUSALS: dict[str, type[VersologError]] = {
 }
 
 
-def refusal(code: str, detail: str, **facts: Any) -> VersologError:
+def refusal(code: str, detail: str, /, **facts: Any) -> VersologError:
     """The error that a refusal of kind `code` is."""
     kind = REFUSALS.get(code, VersologError)
     return kind(detail, code=code, **facts)

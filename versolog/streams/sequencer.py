@@ -82,8 +82,8 @@ class Sequencer:
     def start(self) -> None:
         """Begin, where it has not."""
         if self._thread is None:
-            self._stopping.clear()
-            self._thread = threading.Thread(target=self._run, name="sequencer", daemon=True)
+            self._stopping = threading.Event()  # its own: the one before may take longer to end than was waited for
+            self._thread = threading.Thread(target=self._run, args=(self._stopping,), name="sequencer", daemon=True)
             self._thread.start()
 
     def stop(self) -> None:
@@ -93,8 +93,8 @@ class Sequencer:
             self._stopping.set()
             thread.join(STOP_TIMEOUT_S)
 
-    def _run(self) -> None:
-        stopping, stalls = self._stopping, Stalls()
+    def _run(self, stopping: threading.Event) -> None:
+        stalls = Stalls()
         while not stopping.is_set():
             try:
                 _Sequencing(
