@@ -119,7 +119,7 @@ class Worker:
             raise
         place.role, place.error = "owner", None
         place.known_settled, place.waiting = committer.settled, committer.waiting
-        place.committing = committer.committing
+        place.committing, place.deciding = committer.committing, committer.deciding
         if partition == SEQUENCER_BESIDE:
             self._sequencer.start()
         logger.info("owner", partition=partition, offset=offset, took_s=round(time.perf_counter() - begun, 3))

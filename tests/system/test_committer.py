@@ -297,6 +297,8 @@ def test_what_is_in_the_log_and_not_in_the_store_yet_is_known(
             batch = one.committer.committing(GROUP)
             assert batch is not None
             assert one.committer.committing("other") is None
+            assert one.committer.deciding("a") is batch
+            assert one.committer.deciding("b") is None
             stored.set()
             assert await one.partition.until(lambda: one.committer.committing(GROUP) is not batch, SOON_S)
             assert one.partition.store.head(GROUP) is not None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,10 +20,12 @@ from structlog.testing import capture_logs
 from tests.inprocess import PARTITIONS, House, house
 from versolog.projections.http import answer, cursor
 from versolog.projections.http.request import BODY_BYTES_MAX
+from versolog.projections.lag import _Known
 from versolog.schemas import codec as avro
 from versolog.schemas.errors import BrokenLog, Invalid, Malformed
 from versolog.schemas.topics import partition_of
 from versolog.streams.runtime import HttpServer
+from versolog.streams.transaction import Transaction
 
 pytestmark = pytest.mark.anyio
 
@@ -227,6 +231,29 @@ async def test_a_read_waits_for_the_batch_that_changes_its_group_just_now(tmp_pa
         assert (await reading).json()["row"] == {"n": 1}
 
 
+@pytest.mark.parametrize("query", ["", "?group=UA"])
+async def test_an_outcome_that_was_told_elsewhere_is_waited_for(tmp_path: Path, query: str) -> None:
+    """A worker that follows the log may have told of a refusal before the owner has it in its store."""
+    async with house(tmp_path) as (built, client):
+        partition = built.partitions[partition_of("UA", PARTITIONS)]
+        ending: dict[str, object] = {"t-1": object()}
+        partition.deciding = ending.get
+        asked = f"/v1/transactions/t-1{query}"
+        late = await client.get(asked, headers={"versolog-wait": "0.02"})
+        assert is_problem(late, 503, "not-yet-visible")
+        asking = asyncio.create_task(client.get(asked))
+        await asyncio.sleep(0.02)
+        assert not asking.done()
+        sent = {"group": "UA", "id": "t-1", "expect_head": 7}
+        assert (await client.post("/v1/transactions", json=sent)).status_code == 412
+        del ending["t-1"]
+        partition.applied(())
+        assert (await asking).json()["outcome"] == "refused"
+        assert is_problem(await client.get(f"/v1/transactions/t-2{query}"), 404, "unknown-transaction")
+        partition.role = "recovering"
+        assert is_problem(await client.get(f"/v1/transactions/t-2{query}"), 503, "recovering")
+
+
 async def test_a_partition_being_taken_over_or_stopped_is_503(tmp_path: Path) -> None:
     async with house(tmp_path) as (built, client):
         await client.put(ROW, json={})
@@ -261,8 +288,11 @@ async def test_ready_tells_roles_and_metrics_count_answers(tmp_path: Path) -> No
 
 
 @asynccontextmanager
-async def two_nodes(directory: Path) -> AsyncIterator[tuple[httpx.AsyncClient, httpx.AsyncClient]]:
-    """Clients of two nodes on real ports, each owning half of the partitions and seeing none of the other's."""
+async def two_nodes(
+    directory: Path, built_of: list[House] | None = None
+) -> AsyncIterator[tuple[httpx.AsyncClient, httpx.AsyncClient]]:
+    """Clients of two nodes on real ports, each owning half of the partitions and seeing none of the other's. `built_of`
+    takes what is behind them."""
     apps: list[Any] = []
 
     def served(number: int) -> Any:
@@ -284,6 +314,8 @@ async def two_nodes(directory: Path) -> AsyncIterator[tuple[httpx.AsyncClient, h
     for built in houses:
         built.owners = {number: urls[number % 2] for number in range(PARTITIONS)}
         apps.append(built.app)
+    if built_of is not None:
+        built_of += houses
     serving = [asyncio.create_task(server.serve()) for server in servers]
     try:
         async with httpx.AsyncClient(base_url=urls[0]) as even, httpx.AsyncClient(base_url=urls[1]) as odd:
@@ -372,6 +404,17 @@ async def test_a_follower_answers_who_allows_staleness(tmp_path: Path, monkeypat
         assert (await client.put(ROW, json={"n": 2})).status_code == 201
 
 
+async def test_a_store_that_is_made_anew_is_not_as_near_as_the_one_before(tmp_path: Path) -> None:
+    async with house(tmp_path) as (built, _):
+        partition = built.partitions[0]
+        built.lag._ends[0] = _Known(commits=0, outcomes=0, transactions=0, open=0, asked_at_s=time.monotonic())
+        assert built.lag.staleness_s(0) is not None
+        built.lag._ends[0] = built.lag._ends[0]._replace(commits=9)
+        assert built.lag.staleness_s(0) is not None
+        partition._make_anew(BrokenLog("it is of another log"))
+        assert built.lag.staleness_s(0) is None
+
+
 async def test_the_registry_speaks_as_confluents_does(tmp_path: Path) -> None:
     async with house(tmp_path) as (_, client):
         start = "/registry"
@@ -445,15 +488,30 @@ def test_a_problem_that_can_pass_says_when_to_ask_again() -> None:
 
 
 async def test_an_outcome_that_another_participant_knows_first_is_found_by_the_home_group(tmp_path: Path) -> None:
-    names = [f"g{number}" for number in range(8)]
-    async with two_nodes(tmp_path) as nodes:
-        for decided in names:
-            sent = {"group": decided, "id": f"only-in-{decided}", "expect_head": 7}
-            assert (await nodes[0].post("/v1/transactions", json=sent)).status_code == 412
+    groups = [f"g{number}" for number in range(8)]
+    built: list[House] = []
+    async with two_nodes(tmp_path, built) as nodes:
+        for decided, home in itertools.permutations(groups, 2):
+            if partition_of(decided, PARTITIONS) == partition_of(home, PARTITIONS):
+                continue
+            uninvolved = next(
+                one for one in groups
+                if one != home and partition_of(one, PARTITIONS) == partition_of(home, PARTITIONS)
+            )  # fmt: skip
+            tx = Transaction(None, id=f"{decided}-{home}")
+            for group in (decided, home):
+                tx.group(group).put("t", "k", {})
+            number = partition_of(decided, PARTITIONS)
+            owner = built[number % 2]
+            value = avro.frame(owner.codec.id_of(avro.schema("Transaction")), tx.intent())
+            owner.log.append(number, None, value, lambda error: None)  # where it is refused: it belongs into `sequence`
+            await asyncio.sleep(0)
             for client in nodes:
-                for home in names:
-                    told = await client.get(f"/v1/transactions/only-in-{decided}", params={"group": home})
-                    assert (told.status_code, told.json()["outcome"]) == (200, "refused"), (decided, home)
+                asked = f"/v1/transactions/{tx.id}"
+                told = await client.get(asked, params={"group": home})
+                assert (told.status_code, told.json()["outcome"]) == (200, "refused"), (decided, home)
+                other = await client.get(asked, params={"group": uninvolved})
+                assert is_problem(other, 404, "unknown-transaction"), "that group may have an id of its own like this"
 
 
 async def test_what_the_group_has_taken_away_is_not_read_here_any_more(tmp_path: Path) -> None:

@@ -250,9 +250,7 @@ class Node:
             if stale_s is not None and (bound := self.lag.staleness_s(number)) is not None and bound <= stale_s:
                 return partition
             if partition.role == "recovering":
-                raise Unavailable(
-                    f"partition {number} is being taken over; ask again", code="recovering", partition=number
-                )
+                raise _recovering(number)
         if partition is None and self.read_only:
             raise NotFound(f"this copy does not hold the group {group!r}", code="unknown-group", group=group)
         return self.owned_here(number, forwarded=forwarded)
@@ -270,11 +268,19 @@ class Node:
     async def stored(self, partition: Partition, group: str, timeout_s: float) -> None:
         """Wait for the batch that changes `group` just now, if there is one: another node, which follows the log, may have
         told its client of it before it is in the store of its owner. Raises Unavailable."""
-        batch = partition.committing(group)
-        if batch is not None and not await partition.until(lambda: partition.committing(group) is not batch, timeout_s):
-            raise Unavailable(
-                f"a change of {group!r} was under way for longer than {timeout_s:g} s; ask again", code="not-yet-visible"
-            )
+        await _passed(partition, lambda: partition.committing(group), f"a change of {group!r}", timeout_s)
+
+    def refuse_recovering(self) -> None:
+        """Raise Unavailable while a partition is being taken over here: what it holds can't be told."""
+        for number, partition in self.partitions.items():
+            if partition.role == "recovering":
+                raise _recovering(number)
+
+    async def told(self, partition: Partition, transaction_id: str, timeout_s: float) -> None:
+        """As `stored`, for the batch that ends a transaction just now."""
+        await _passed(
+            partition, lambda: partition.deciding(transaction_id), f"the end of {transaction_id!r}", timeout_s
+        )
 
     async def visible(self, partition: Partition, token: Mapping[str, int], timeout_s: float) -> None:
         """Wait until the versions in `token` that belong to `partition` can be read. Raises Unavailable."""
@@ -519,6 +525,17 @@ class Sent:
             f"the log did not take it within {timeout_s:g} s; it may still be decided: send the same id again",
             **about,
         )
+
+
+def _recovering(number: int) -> Unavailable:
+    return Unavailable(f"partition {number} is being taken over; ask again", code="recovering", partition=number)
+
+
+async def _passed(partition: Partition, on_its_way: Callable[[], object | None], what: str, timeout_s: float) -> None:
+    """Wait until the batch that is on its way now is in the store. Raises Unavailable."""
+    batch = on_its_way()
+    if batch is not None and not await partition.until(lambda: on_its_way() is not batch, timeout_s):
+        raise Unavailable(f"{what} was under way for longer than {timeout_s:g} s; ask again", code="not-yet-visible")
 
 
 def _outcome_in(partition: Partition, transaction_id: str) -> Outcome | None:

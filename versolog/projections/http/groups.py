@@ -84,11 +84,12 @@ class Groups:
         after = "" if query.cursor is None else str(cursor.unseal(listing, query.cursor)[0])
         start = max(query.prefix, query.start, after)
         forwarded = FORWARDED in request.headers
-        here = self._node.owned() if forwarded else self._node.readable()
+        here = self._node.owned()
         found = await asyncio.to_thread(_heads, here, start, query.limit + 2)
         if not forwarded:
+            others = set(range(self._node.count)) - {partition.number for partition in here}
             asked = {"start": start, "limit": str(query.limit + 2)}
-            for told in await self._relay.gather("/v1/groups", asked):
+            for told in await self._relay.gather([] if self._node.read_only else others, "/v1/groups", asked):
                 found |= {group["group"]: group for group in told["groups"]}
         names = sorted(name for name in found if name > after and name.startswith(query.prefix))
         page = names[: query.limit]

@@ -109,7 +109,8 @@ class Proofs:
         digests = await asyncio.to_thread(_digests, here, time_ms)
         if forwarded:
             return answer.document({group: computed.hex() for group, computed in digests.items()})
-        for told in await self._relay.gather("/v1/digest", {} if time_ms is None else {"at": millis_to_text(time_ms)}):
+        asked = {} if time_ms is None else {"at": millis_to_text(time_ms)}
+        for told in await self._relay.gather(self._node.elsewhere(), "/v1/digest", asked):
             digests |= {group: bytes.fromhex(computed) for group, computed in told.items()}
         whole = digest.combined(digests.items())
         told = {"digest": whole.hex(), "groups": len(digests), "at": query.at}

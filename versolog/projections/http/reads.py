@@ -33,18 +33,22 @@ class Place(NamedTuple):
     """Those that say so."""
 
 
-async def open_partition(node: Node, request: Request, group: str, query: Query, *, slow: bool = False) -> Partition:
+async def open_partition(
+    node: Node, request: Request, group: str, query: Query, *, slow: bool = False, transaction_id: str = ""
+) -> Partition:
     """The copy that answers, once it has all that anybody was told of, and that the request's token names. Raises
     Elsewhere and Unavailable.
 
-    `slow` says that answering takes as long as reading the whole group.
+    `slow` says that answering takes as long as reading the whole group. Where the end of a transaction is asked for, it is
+    that which is waited for.
     """
     headers = request.headers
     stale_s = query.stale if query.stale is not None else seconds(request, STALENESS, STALENESS_MAX_S)
     try:
         partition = node.reader(group, stale_s=stale_s, forwarded=FORWARDED in headers)
-        if partition.committing(group) is not None:
+        if partition.committing(group) is not None or partition.deciding(transaction_id) is not None:
             await node.stored(partition, group, wait_s(request, query.wait))
+            await node.told(partition, transaction_id, wait_s(request, query.wait))
             partition = node.reader(group, stale_s=stale_s, forwarded=FORWARDED in headers)
     except Elsewhere as elsewhere:
         elsewhere.answer_within_s = SLOW_ANSWER_S if slow else wait_s(request, query.wait) + BEYOND_WAIT_S

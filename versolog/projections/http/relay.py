@@ -35,6 +35,9 @@ _HOP_BY_HOP = {
     "transfer-encoding", "upgrade",
 }  # fmt: skip
 
+OF = "versolog-of"
+"""Set on a request that is passed on: the group that it is about, percent-encoded."""
+
 _PROBLEM = {"type", "title", "status", "detail", "code"}
 
 
@@ -84,7 +87,7 @@ class Relay:
     async def outcome(self, elsewhere: Elsewhere, tx: Transaction, timeout_s: float) -> dict[str, Any]:
         """As `transaction`, for a line of a batch: the body alone."""
         found = await self._send(elsewhere, tx, timeout_s)
-        body = orjson.loads(found.content)
+        body = _document(found)
         if "outcome" in body:
             return {name: value for name, value in body.items() if name not in ("type", "title", "status")}
         raise Unavailable(body.get("detail", "the owner did not say how it ended"), id=tx.id)
@@ -100,9 +103,10 @@ class Relay:
                     url = owners.get(partition_of(group, self._node.count))
                     if url is not None and url != self._node.own_url:
                         path = f"/v1/transactions/{quote(outcome.transaction_id, safe='')}"
-                        found = await self._get(url, path, {"group": group})
+                        left_s = max(0.0, deadline_s - time.monotonic())
+                        found = await self._get(url, path, {"group": group}, left_s)
                         if found.status_code == HTTPStatus.OK:
-                            outcome = outcome.joined([Outcome.from_json(orjson.loads(found.content))])
+                            outcome = outcome.joined([Outcome.from_json(_document(found))])
             if outcome.missing:
                 await asyncio.sleep(ASK_AGAIN_S)
         return outcome
@@ -117,57 +121,66 @@ class Relay:
             timeout=_timeout(elsewhere.answer_within_s),
         )
         found = await self._ask_owner(elsewhere, request, path.encode())
-        told: dict[str, Any] = orjson.loads(found.content)
+        told = _document(found)
         if not found.is_success:
             kind = Unavailable if found.status_code == HTTPStatus.SERVICE_UNAVAILABLE else VersologError
             facts = {name: fact for name, fact in told.items() if name not in _PROBLEM}
-            raise kind(told["detail"], code=told["code"], status=found.status_code, **facts)
+            raise kind(told.get("detail", "the owner did not say why"), code=told.get("code", "owner-away"), status=found.status_code, **facts)
         return told
 
-    async def first_found(self, request: Request) -> Response | None:
-        """The first answer but 404 of the other owners; None where none of them knows. Raises Unavailable."""
+    async def first_found(self, request: Request, timeout_s: float) -> Response | None:
+        """The first answer but 404 of the other owners, each of which may take so long; None where none of them knows.
+        Raises Unavailable."""
         owned = {partition.number for partition in self._node.owned()}
+        others = [number for number in range(self._node.count) if number not in owned]
+        owners = await self._owners_of(others)
         path = request.scope["raw_path"].decode()
-        for url in await self._owners_of(number for number in range(self._node.count) if number not in owned):
-            found = await self._get(url, path, {})
+        for url in sorted(set(owners.values())):
+            found = await self._get(url, path, {}, timeout_s)
             if found.status_code != HTTPStatus.NOT_FOUND:
                 return Response(found.content, found.status_code, _answer_headers(found))
+        for number, url in (await self._owners_of(others, refresh=True)).items():
+            if owners[number] != url:
+                raise Elsewhere(number).mistaken()
         return None
 
-    async def gather(self, path: str, query: Mapping[str, str]) -> list[Any]:
-        """The JSON answers of the owners of all partitions that can't be read here. Raises Unavailable."""
+    async def gather(self, partitions: Iterable[int], path: str, query: Mapping[str, str]) -> list[Any]:
+        """The JSON answers of the owners of all these partitions. Raises Unavailable."""
         answers = []
-        for url in await self._owners_of(self._node.elsewhere()):
+        for url in sorted(set((await self._owners_of(partitions)).values())):
             found = await self._get(url, path, query)
             if found.status_code != HTTPStatus.OK:
                 raise Unavailable(f"{url} answers {found.status_code} to {path}", code="owner-away")
-            answers.append(orjson.loads(found.content))
+            answers.append(_document(found))
         return answers
 
-    async def gather_owned(self, path: str, query: Mapping[str, str]) -> list[Any]:
-        """The JSON answers of the other owners; those that don't answer at once are passed over."""
+    async def gather_owned(self, path: str, *, of: str | None = None) -> list[Any]:
+        """The JSON answers of the other owners; those that don't answer at once are passed over. `of` is the group that it
+        is about."""
         owned = {partition.number for partition in self._node.owned()}
         others = [number for number in range(self._node.count) if number not in owned]
         owners = await self._node.owners() if others and not self._node.read_only else {}
         urls = sorted({owners[number] for number in others if number in owners} - {self._node.own_url})
-        asked = (self._get(url, path, query, AT_ONCE_S) for url in urls)
+        asked = (self._get(url, path, {}, AT_ONCE_S, of=of) for url in urls)
         answers = await asyncio.gather(*asked, return_exceptions=True)
         found = [one for one in answers if isinstance(one, httpx.Response) and one.status_code == HTTPStatus.OK]
-        return [orjson.loads(one.content) for one in found]
+        return [_document(one) for one in found]
 
-    async def _owners_of(self, partitions: Iterable[int]) -> list[str]:
-        """The other nodes that own any of the partitions. Raises Unavailable where one has no owner."""
+    async def _owners_of(self, partitions: Iterable[int], *, refresh: bool = False) -> dict[int, str]:
+        """The other nodes that own the partitions. Raises Unavailable where one has no owner, or this node is to be it and
+        is not yet."""
         wanted = list(partitions)
-        owners = await self._node.owners() if wanted else {}
-        if away := [number for number in wanted if number not in owners]:
+        owners = await self._node.owners(refresh=refresh) if wanted else {}
+        if away := [number for number in wanted if owners.get(number, self._node.own_url) == self._node.own_url]:
             raise Elsewhere(away[0]).nobody()
-        return sorted({owners[number] for number in wanted} - {self._node.own_url})
+        return {number: owners[number] for number in wanted}
 
     async def _get(
-        self, url: str, path: str, query: Mapping[str, str], answer_s: float = SLOW_ANSWER_S
+        self, url: str, path: str, query: Mapping[str, str], answer_s: float = SLOW_ANSWER_S, *, of: str | None = None
     ) -> httpx.Response:
+        headers = {FORWARDED: "1"} | ({} if of is None else {OF: quote(of, safe="")})
         asked = self._client.build_request(
-            "GET", url, params=dict(query) or None, headers={FORWARDED: "1"}, timeout=_timeout(answer_s)
+            "GET", url, params=dict(query) or None, headers=headers, timeout=_timeout(answer_s)
         )
         asked.url = asked.url.copy_with(raw_path=path.encode() + (b"?" + asked.url.query if query else b""))
         try:
@@ -198,11 +211,21 @@ class Relay:
             asked.headers["host"] = asked.url.netloc.decode()
             try:
                 found = await self._client.send(asked, stream=stream)
+                if refresh or not await _is_not_owner(found):
+                    return found
             except httpx.TransportError:
                 continue
-            if refresh or not await _is_not_owner(found):
-                return found
         raise elsewhere.nobody()
+
+
+def _document(found: httpx.Response) -> dict[str, Any]:
+    """The JSON object that a node answered. Raises Unavailable where it is none: something stands in between."""
+    with suppress(orjson.JSONDecodeError):
+        if isinstance(told := orjson.loads(found.content), dict):
+            return told
+    raise Unavailable(
+        f"{found.request.url.netloc.decode()} answers {found.status_code} with something else than JSON", code="owner-away"
+    )
 
 
 async def _is_not_owner(found: httpx.Response) -> bool:

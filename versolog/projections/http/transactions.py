@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from pydantic import Field
 from starlette.requests import Request
@@ -16,9 +16,9 @@ from starlette.responses import Response
 
 from versolog.projections.http import answer
 from versolog.projections.http.lines import lines
-from versolog.projections.http.reads import FORWARDED, open_partition
+from versolog.projections.http.reads import BEYOND_WAIT_S, FORWARDED, open_partition
 from versolog.projections.http.rehearsals import with_cursor
-from versolog.projections.http.relay import Relay
+from versolog.projections.http.relay import OF, Relay
 from versolog.projections.http.request import (
     BODY_BYTES_MAX,
     Asked,
@@ -122,7 +122,7 @@ class Writes:
             for one in self._node.waiting()
         ]
         if not here_only:
-            for told in await self._relay.gather_owned(WAITING, {}):
+            for told in await self._relay.gather_owned(WAITING):
                 found += told["transactions"]
         return sorted(found, key=lambda one: (one["since"], one["partition"]))
 
@@ -203,10 +203,12 @@ class Writes:
         tx_id = segment(request, "id")
         is_first = FORWARDED not in request.headers
         if query.group is None:
-            found = self._anywhere(tx_id)
+            for partition in self._node.owned():
+                await self._node.told(partition, tx_id, wait_s(request, query.wait))
+            found = self._anywhere(tx_id, unquote(request.headers.get(OF, "")))
         else:
             try:
-                partition = await open_partition(self._node, request, query.group, query)
+                partition = await open_partition(self._node, request, query.group, query, transaction_id=tx_id)
             except Elsewhere as elsewhere:
                 passed = await self._relay.found(request, elsewhere)
                 if passed is not None:
@@ -215,30 +217,39 @@ class Writes:
             else:
                 found = self._node.outcome_in(partition.number, tx_id)
             if found is None and is_first:
-                found = await self._told_elsewhere(request, tx_id)
+                found = await self._told_elsewhere(request, tx_id, query.group)
         if found is not None:
             found = self._node.completed(found)
             if found.missing and is_first:
                 found = await self._relay.completed(found, wait_s(request, None))
             lasting = answer.ASK_AGAIN if found.missing else answer.FOR_EVER
             return answer.document(found.to_json(), headers={"cache-control": lasting})
+        if query.group is None:
+            self._node.refuse_recovering()
         if query.group is None and is_first:
-            passed = await self._relay.first_found(request)
+            passed = await self._relay.first_found(request, wait_s(request, None) + BEYOND_WAIT_S)
             if passed is not None:
                 return passed
         raise NotFound(f"no transaction {tx_id!r} was decided yet", code="unknown-transaction", id=tx_id)
 
-    async def _told_elsewhere(self, request: Request, tx_id: str) -> Outcome | None:
-        """What another participant knows that can be asked at once: one that refuses knows before the others do."""
-        found = self._anywhere(tx_id)
+    async def _told_elsewhere(self, request: Request, tx_id: str, group: str) -> Outcome | None:
+        """What another participant of a transaction on `group` knows that can be asked at once: one that refuses knows
+        before the others do."""
+        found = self._anywhere(tx_id, group)
         if found is None:
-            told = await self._relay.gather_owned(request.scope["raw_path"].decode(), {})
+            told = await self._relay.gather_owned(request.scope["raw_path"].decode(), of=group)
             found = next(map(Outcome.from_json, told), None)
         return found
 
-    def _anywhere(self, tx_id: str) -> Outcome | None:
+    def _anywhere(self, tx_id: str, group: str = "") -> Outcome | None:
+        """What any partition here knows of the id; only of a transaction on `group` where one is given, for others may have
+        used the id as well."""
         found = (self._node.outcome_in(number, tx_id) for number in sorted(self._node.partitions))
-        return next((outcome for outcome in found if outcome is not None), None)
+        return next((outcome for outcome in found if outcome is not None and _is_on(outcome, group)), None)
+
+
+def _is_on(outcome: Outcome, group: str) -> bool:
+    return not group or not outcome.parts or any(part.group == group for part in outcome.parts)
 
 
 # The lines of a batch, each on its way to its outcome
