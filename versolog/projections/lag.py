@@ -21,10 +21,11 @@ log = structlog.get_logger("versolog.lag")
 
 
 class _Known(NamedTuple):
-    """The ends of a partition's topics, and when they were asked for (`time.monotonic()`)."""
+    """Where a partition's topics end, and when that was asked (`time.monotonic()`)."""
 
     commits: int
-    """After the records of Kafka transactions that are open: one may be committed, and told, that Kafka does not show yet."""
+    """The offset behind the last record, those of open Kafka transactions too: one may be committed, and told, that Kafka
+    does not show yet."""
     outcomes: int
     transactions: int
     """Its last stable offset: up to there it can be decided."""
@@ -62,8 +63,7 @@ class Lag:
         ends, here = self._ends.get(partition), self._partitions.get(partition)
         if ends is None or here is None:
             return None
-        store = here.store
-        return _missing(ends.commits, store.next_commit_offset) + _missing(ends.outcomes, store.next_outcome_offset)
+        return _missing(ends, here.store)
 
     def undecided(self, partition: int) -> int | None:
         """Transactions in the log that are not known here to be decided; None while that isn't known."""
@@ -89,25 +89,35 @@ class Lag:
         numbers = list(self._partitions)
         asked_at_s = time.monotonic()
         every = (topics.commits, topics.outcomes, topics.transactions)
-        last = await asyncio.to_thread(log_ends.last, [(topic, number) for number in numbers for topic in every])
-        stable = await asyncio.to_thread(log_ends.stable, [(topics.transactions, number) for number in numbers])
+        places = [(topic, number) for number in numbers for topic in every]
+        stable = await asyncio.to_thread(log_ends.stable, places)
+        last = await asyncio.to_thread(log_ends.last, places)
         for number in numbers:
             self._note_current(number)  # by the former ends, which these replace
             transactions = stable[topics.transactions, number]
             self._ends[number] = _Known(
-                commits=last[topics.commits, number],
-                outcomes=last[topics.outcomes, number],
+                commits=_behind(last[topics.commits, number], stable[topics.commits, number]),
+                outcomes=_behind(last[topics.outcomes, number], stable[topics.outcomes, number]),
                 transactions=transactions,
                 open=max(0, last[topics.transactions, number] - transactions),
                 asked_at_s=asked_at_s,
             )
 
     def _note_current(self, partition: int) -> None:
-        ends = self._ends.get(partition)
-        if ends is not None and self.offsets(partition) == 0:
-            self._current[partition] = self._partitions[partition].store, ends.asked_at_s
+        ends, here = self._ends.get(partition), self._partitions.get(partition)
+        if ends is None or here is None:
+            return
+        store = here.store  # once: another thread may make it anew
+        if _missing(ends, store) == 0:
+            self._current[partition] = store, ends.asked_at_s
 
 
-def _missing(end: int, following: int) -> int:
-    """Records between the last one here and the end. The last offset before an end is the marker of a transaction."""
-    return max(0, end - 1 - following) if end else 0
+def _missing(ends: _Known, store: Store) -> int:
+    """Records that the store does not have."""
+    return max(0, ends.commits - store.next_commit_offset) + max(0, ends.outcomes - store.next_outcome_offset)
+
+
+def _behind(last: int, stable: int) -> int:
+    """The offset behind the last record of a topic. Where no Kafka transaction is open, the last offset is the mark that one
+    has ended."""
+    return max(0, last - 1) if last == stable else last

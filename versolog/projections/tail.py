@@ -196,10 +196,13 @@ def catch_up(
     Raises BrokenLog where the log does not go on where the store stands, OtherLog where it ends before that, and
     Unavailable where it does not answer.
     """
-    store, deadline = tail.store, time.monotonic() + PATIENCE_S
+    store = tail.store
     _fold_to_ends(tail, kafka, topics, ends_of, progress)
+    come_to, deadline = store.next_commit_offset, time.monotonic() + PATIENCE_S
     while store.covered_checkpoint is not store.checkpoint:
         # The end of a Kafka transaction is written into one topic after the other: the commits are not shown yet.
+        if store.next_commit_offset > come_to:
+            come_to, deadline = store.next_commit_offset, time.monotonic() + PATIENCE_S
         if time.monotonic() > deadline:
             raise Unavailable(
                 f"{topics.commits}[{store.partition}] is shown up to offset {store.next_commit_offset}, and outcomes tell "

@@ -54,7 +54,7 @@ def _is_ready(state: PartitionState) -> bool:
         case "owner" | "idle":
             return True
         case "follower":
-            return state.lag_s is None or state.lag_s <= LAG_S_MAX
+            return state.lag_s is not None and state.lag_s <= LAG_S_MAX
         case _:
             return False
 
