@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Protocol
@@ -71,7 +72,7 @@ class KafkaIntake:
     def close(self, timeout_s: float) -> None:
         """As `Intake.close`."""
         self._closing = True
-        self._producer.flush(timeout_s)
+        _flush(self._producer, timeout_s)
         self._thread.join(timeout_s)
 
     def _connect(self) -> Producer:
@@ -116,5 +117,13 @@ class KafkaIntake:
 def _end(producer: Producer) -> None:
     """Report what the producer still holds as failed."""
     producer.purge()
-    with suppress(KafkaException):
-        producer.flush(_END_TIMEOUT_S)
+    _flush(producer, _END_TIMEOUT_S)
+
+
+def _flush(producer: Producer, timeout_s: float) -> None:
+    """Wait until all has its report. A fatal error is raised to whoever happens to wait, before the reports that follow."""
+    deadline = time.monotonic() + timeout_s
+    while (left_s := deadline - time.monotonic()) > 0:
+        with suppress(KafkaException):
+            producer.flush(left_s)
+            return

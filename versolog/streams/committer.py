@@ -53,6 +53,7 @@ UNDECIDED_MAX = 2_000
 """Transactions that may wait, for a turn or for votes; with as many, the partition's transactions are held back. Its
 votes are not, so what waits goes on."""
 UNDECIDED_BYTES_MAX = 32 * 1024 * 1024
+SCHEMAS_ASKED_AT_ONCE = 10
 TICKS_REST_S = 0.2
 REST_COMMITS = 3
 """Between small batches a partition rests so many times as long as the last commit took."""
@@ -339,11 +340,14 @@ class Committer:
         """Have every schema named by the records at hand, so that deciding never waits for the network."""
         named = {record.value[:5] for record in records if record.value is not None and len(record.value) >= 5}
         ids = {int.from_bytes(name[1:], "big") for name in named if name[0] == 0}
-        await asyncio.gather(*(self._learn_schema(schema_id) for schema_id in ids if not self._codec.knows(schema_id)))
+        if unknown := [schema_id for schema_id in ids if not self._codec.knows(schema_id)]:
+            few = asyncio.Semaphore(SCHEMAS_ASKED_AT_ONCE)
+            await asyncio.gather(*(self._learn_schema(schema_id, few) for schema_id in unknown))
 
-    async def _learn_schema(self, schema_id: int) -> None:
-        with contextlib.suppress(Malformed):  # told again, and refused, where the record is read
-            await self._in_thread(partial(self._codec.schema_of, schema_id))
+    async def _learn_schema(self, schema_id: int, few: asyncio.Semaphore) -> None:
+        async with few:
+            with contextlib.suppress(Malformed):  # told again, and refused, where the record is read
+                await self._in_thread(partial(self._codec.schema_of, schema_id))
 
     def _decide(self, records: Iterable[LogRecord]) -> None:
         participant, open_, overlay = self._participant, self._open, self._overlay
