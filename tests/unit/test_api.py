@@ -514,6 +514,25 @@ async def test_an_outcome_that_another_participant_knows_first_is_found_by_the_h
                 assert is_problem(other, 404, "unknown-transaction"), "that group may have an id of its own like this"
 
 
+@pytest.mark.parametrize(
+    ("role", "code"), [("recovering", "recovering"), ("follower", "not-owner"), ("stopped", "not-owner")]
+)
+async def test_what_is_told_of_all_partitions_is_whole_or_refused(tmp_path: Path, role: Any, code: str) -> None:
+    """Who is asked knows for himself whether he owns them: that he is thought to is not enough."""
+    built: list[House] = []
+    async with two_nodes(tmp_path, built) as nodes:
+        for number in range(8):
+            assert (await nodes[0].put(f"/v1/groups/g{number}/tables/t/rows/k", json={})).status_code == 201
+        for client in nodes:
+            assert len((await client.get("/v1/groups")).json()["groups"]) == 8
+            assert is_problem(await client.get("/v1/transactions/t-1"), 404, "unknown-transaction")
+        built[1].partitions[1].role = role
+        for path in ("/v1/groups", "/v1/transactions/t-1", "/v1/digest"):
+            assert is_problem(await nodes[0].get(path), 503, code), path
+        garbled = await nodes[0].get("/v1/groups", headers={"versolog-forwarded": "1", "versolog-partitions": "one"})
+        assert is_problem(garbled, 400, "malformed")
+
+
 async def test_what_the_group_has_taken_away_is_not_read_here_any_more(tmp_path: Path) -> None:
     async with house(tmp_path) as (built, client):
         await client.put(ROW, json={})

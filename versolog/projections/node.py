@@ -250,7 +250,7 @@ class Node:
             if stale_s is not None and (bound := self.lag.staleness_s(number)) is not None and bound <= stale_s:
                 return partition
             if partition.role == "recovering":
-                raise _recovering(number)
+                raise recovering(number)
         if partition is None and self.read_only:
             raise NotFound(f"this copy does not hold the group {group!r}", code="unknown-group", group=group)
         return self.owned_here(number, forwarded=forwarded)
@@ -274,7 +274,7 @@ class Node:
         """Raise Unavailable while a partition is being taken over here: what it holds can't be told."""
         for number, partition in self.partitions.items():
             if partition.role == "recovering":
-                raise _recovering(number)
+                raise recovering(number)
 
     async def told(self, partition: Partition, transaction_id: str, timeout_s: float) -> None:
         """As `stored`, for the batch that ends a transaction just now."""
@@ -527,7 +527,8 @@ class Sent:
         )
 
 
-def _recovering(number: int) -> Unavailable:
+def recovering(number: int) -> Unavailable:
+    """What asking for a partition ends in that this node is about to own."""
     return Unavailable(f"partition {number} is being taken over; ask again", code="recovering", partition=number)
 
 

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from versolog.projections.http import answer, cursor
 from versolog.projections.http.reads import FORWARDED, Place, open_newest, open_place
 from versolog.projections.http.refs import OperationQuery, branches_at, operation_of, tags_at
-from versolog.projections.http.relay import Relay
+from versolog.projections.http.relay import Relay, asked_of
 from versolog.projections.http.request import (
     Asked,
     AtQuery,
@@ -26,6 +26,7 @@ from versolog.projections.http.request import (
     read_json,
     read_query,
     segment,
+    wait_s,
 )
 from versolog.projections.http.transactions import Writes
 from versolog.projections.node import Node
@@ -84,12 +85,13 @@ class Groups:
         after = "" if query.cursor is None else str(cursor.unseal(listing, query.cursor)[0])
         start = max(query.prefix, query.start, after)
         forwarded = FORWARDED in request.headers
-        here = self._node.owned()
+        here = asked_of(self._node, request) if forwarded else self._node.owned()
         found = await asyncio.to_thread(_heads, here, start, query.limit + 2)
         if not forwarded:
             others = set(range(self._node.count)) - {partition.number for partition in here}
             asked = {"start": start, "limit": str(query.limit + 2)}
-            for told in await self._relay.gather([] if self._node.read_only else others, "/v1/groups", asked):
+            wanted = [] if self._node.read_only else sorted(others)
+            for told in await self._relay.gather(wanted, "/v1/groups", asked, wait_s(request, query.wait)):
                 found |= {group["group"]: group for group in told["groups"]}
         names = sorted(name for name in found if name > after and name.startswith(query.prefix))
         page = names[: query.limit]

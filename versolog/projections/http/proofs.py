@@ -15,7 +15,7 @@ from versolog.projections import digest
 from versolog.projections.http import answer
 from versolog.projections.http.moments import Moments
 from versolog.projections.http.reads import FORWARDED, open_partition
-from versolog.projections.http.relay import Relay
+from versolog.projections.http.relay import Relay, asked_of
 from versolog.projections.http.request import AtQuery, Query, read_query, segment, wait_s
 from versolog.projections.node import Node
 from versolog.projections.partition import Partition
@@ -100,7 +100,7 @@ class Proofs:
         if query.at is not None:
             time_ms = await self._moments.time_of(query.at, time.monotonic() + timeout_s)
         forwarded = FORWARDED in request.headers
-        here = self._node.owned() if forwarded else self._node.readable()
+        here = asked_of(self._node, request) if forwarded else self._node.readable()
         for partition in here:
             if time_ms is None:
                 await self._node.level(partition, timeout_s)
@@ -110,7 +110,7 @@ class Proofs:
         if forwarded:
             return answer.document({group: computed.hex() for group, computed in digests.items()})
         asked = {} if time_ms is None else {"at": millis_to_text(time_ms)}
-        for told in await self._relay.gather(self._node.elsewhere(), "/v1/digest", asked):
+        for told in await self._relay.gather(self._node.elsewhere(), "/v1/digest", asked, timeout_s, slow=True):
             digests |= {group: bytes.fromhex(computed) for group, computed in told.items()}
         whole = digest.combined(digests.items())
         told = {"digest": whole.hex(), "groups": len(digests), "at": query.at}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import suppress
@@ -18,8 +19,9 @@ from starlette.responses import Response, StreamingResponse
 
 from versolog.projections.http import answer
 from versolog.projections.http.reads import BEYOND_WAIT_S, FORWARDED, SLOW_ANSWER_S
-from versolog.projections.node import Elsewhere, Node
-from versolog.schemas.errors import Unavailable, VersologError
+from versolog.projections.node import Elsewhere, Node, recovering
+from versolog.projections.partition import Partition
+from versolog.schemas.errors import Malformed, Unavailable, VersologError
 from versolog.schemas.outcome import Outcome
 from versolog.schemas.topics import partition_of
 from versolog.streams.transaction import Transaction
@@ -37,8 +39,26 @@ _HOP_BY_HOP = {
 
 OF = "versolog-of"
 """Set on a request that is passed on: the group that it is about, percent-encoded."""
+PARTITIONS = "versolog-partitions"
+"""And this: which partitions are asked for, their numbers with commas between."""
 
 _PROBLEM = {"type", "title", "status", "detail", "code"}
+
+
+def asked_of(node: Node, request: Request) -> list[Partition]:
+    """The partitions that a request that was passed on asks this node for, as their owner. Raises Unavailable where it is
+    not that, or not yet."""
+    named = request.headers.get(PARTITIONS)
+    if named is None:
+        return node.owned()
+    if not re.fullmatch(r"[0-9]{1,6}(,[0-9]{1,6})*", named):
+        raise Malformed(f"{PARTITIONS}: numbers with commas between are wanted", field=PARTITIONS)
+    numbers = [int(number) for number in named.split(",")]
+    for number in numbers:
+        partition = node.partitions.get(number)
+        if partition is not None and partition.role == "recovering":
+            raise recovering(number)
+    return [node.owned_here(number, forwarded=True) for number in numbers]
 
 
 class Relay:
@@ -128,30 +148,30 @@ class Relay:
             raise kind(told.get("detail", "the owner did not say why"), code=told.get("code", "owner-away"), status=found.status_code, **facts)
         return told
 
-    async def first_found(self, request: Request, timeout_s: float) -> Response | None:
-        """The first answer but 404 of the other owners, each of which may take so long; None where none of them knows.
-        Raises Unavailable."""
+    async def first_found(self, request: Request, wait_s: float) -> Response | None:
+        """The answer of an owner of other partitions that is not 404; None where they all answer so. Raises Unavailable."""
+        if self._node.read_only:
+            return None
         owned = {partition.number for partition in self._node.owned()}
         others = [number for number in range(self._node.count) if number not in owned]
-        owners = await self._owners_of(others)
-        path = request.scope["raw_path"].decode()
-        for url in sorted(set(owners.values())):
-            found = await self._get(url, path, {}, timeout_s)
-            if found.status_code != HTTPStatus.NOT_FOUND:
-                return Response(found.content, found.status_code, _answer_headers(found))
-        for number, url in (await self._owners_of(others, refresh=True)).items():
-            if owners[number] != url:
-                raise Elsewhere(number).mistaken()
-        return None
+        answers = await self._of_owners(others, request.scope["raw_path"].decode(), {}, wait_s)
+        told = [found for found in answers if found.status_code != HTTPStatus.NOT_FOUND]
+        if not told:
+            return None
+        found = next((one for one in told if one.status_code == HTTPStatus.OK), told[0])
+        return Response(found.content, found.status_code, _answer_headers(found))
 
-    async def gather(self, partitions: Iterable[int], path: str, query: Mapping[str, str]) -> list[Any]:
+    async def gather(
+        self, partitions: Iterable[int], path: str, query: Mapping[str, str], wait_s: float, *, slow: bool = False
+    ) -> list[Any]:
         """The JSON answers of the owners of all these partitions. Raises Unavailable."""
         answers = []
-        for url in sorted(set((await self._owners_of(partitions)).values())):
-            found = await self._get(url, path, query)
+        for found in await self._of_owners(partitions, path, query, wait_s, slow=slow):
+            told = _document(found)
             if found.status_code != HTTPStatus.OK:
-                raise Unavailable(f"{url} answers {found.status_code} to {path}", code="owner-away")
-            answers.append(_document(found))
+                where = f"{found.request.url.netloc.decode()} answers {found.status_code} to {path}"
+                raise Unavailable(f"{where}: {told.get('detail', '')}", code=told.get("code", "owner-away"))
+            answers.append(told)
         return answers
 
     async def gather_owned(self, path: str, *, of: str | None = None) -> list[Any]:
@@ -161,26 +181,53 @@ class Relay:
         others = [number for number in range(self._node.count) if number not in owned]
         owners = await self._node.owners() if others and not self._node.read_only else {}
         urls = sorted({owners[number] for number in others if number in owners} - {self._node.own_url})
-        asked = (self._get(url, path, {}, AT_ONCE_S, of=of) for url in urls)
+        headers = {} if of is None else {OF: quote(of, safe="")}
+        asked = (self._get(url, path, {}, AT_ONCE_S, headers) for url in urls)
         answers = await asyncio.gather(*asked, return_exceptions=True)
         found = [one for one in answers if isinstance(one, httpx.Response) and one.status_code == HTTPStatus.OK]
         return [_document(one) for one in found]
 
-    async def _owners_of(self, partitions: Iterable[int], *, refresh: bool = False) -> dict[int, str]:
-        """The other nodes that own the partitions. Raises Unavailable where one has no owner, or this node is to be it and
-        is not yet."""
+    async def _of_owners(
+        self, partitions: Iterable[int], path: str, query: Mapping[str, str], wait_s: float, *, slow: bool = False
+    ) -> list[httpx.Response]:
+        """What the owners of these partitions answer, each told which of them it is asked for; asked anew once where one has
+        moved. Raises Unavailable."""
+        wanted, answers = list(partitions), []
+        headers, answer_s = {"versolog-wait": f"{wait_s:.3f}"}, SLOW_ANSWER_S if slow else wait_s + BEYOND_WAIT_S
+        for refresh in (False, True):
+            try:
+                urls = await self._owners_of(wanted, refresh=refresh)
+                asked = (
+                    self._get(url, path, query, answer_s, {**headers, PARTITIONS: ",".join(map(str, numbers))})
+                    for url, numbers in urls.items()
+                )
+                answers = await asyncio.gather(*asked)
+            except Unavailable:
+                if refresh:
+                    raise
+                continue
+            if refresh or not [one for one in answers if await _is_not_owner(one)]:
+                break
+        return answers
+
+    async def _owners_of(self, partitions: Iterable[int], *, refresh: bool) -> dict[str, list[int]]:
+        """By the other node that owns them, the partitions. Raises Unavailable where one has no owner, or this node is to be
+        it and is not yet."""
         wanted = list(partitions)
         owners = await self._node.owners(refresh=refresh) if wanted else {}
-        if away := [number for number in wanted if owners.get(number, self._node.own_url) == self._node.own_url]:
-            raise Elsewhere(away[0]).nobody()
-        return {number: owners[number] for number in wanted}
+        by_url: dict[str, list[int]] = {}
+        for number in wanted:
+            if (url := owners.get(number, self._node.own_url)) == self._node.own_url:
+                here = self._node.partitions.get(number)
+                raise Elsewhere(number, reason=None if here is None else here.error).nobody()
+            by_url.setdefault(url, []).append(number)
+        return by_url
 
     async def _get(
-        self, url: str, path: str, query: Mapping[str, str], answer_s: float = SLOW_ANSWER_S, *, of: str | None = None
+        self, url: str, path: str, query: Mapping[str, str], answer_s: float, headers: Mapping[str, str] | None = None
     ) -> httpx.Response:
-        headers = {FORWARDED: "1"} | ({} if of is None else {OF: quote(of, safe="")})
         asked = self._client.build_request(
-            "GET", url, params=dict(query) or None, headers=headers, timeout=_timeout(answer_s)
+            "GET", url, params=dict(query) or None, headers={FORWARDED: "1", **(headers or {})}, timeout=_timeout(answer_s)
         )
         asked.url = asked.url.copy_with(raw_path=path.encode() + (b"?" + asked.url.query if query else b""))
         try:

@@ -16,9 +16,9 @@ from starlette.responses import Response
 
 from versolog.projections.http import answer
 from versolog.projections.http.lines import lines
-from versolog.projections.http.reads import BEYOND_WAIT_S, FORWARDED, open_partition
+from versolog.projections.http.reads import FORWARDED, open_partition
 from versolog.projections.http.rehearsals import with_cursor
-from versolog.projections.http.relay import OF, Relay
+from versolog.projections.http.relay import OF, Relay, asked_of
 from versolog.projections.http.request import (
     BODY_BYTES_MAX,
     Asked,
@@ -203,7 +203,7 @@ class Writes:
         tx_id = segment(request, "id")
         is_first = FORWARDED not in request.headers
         if query.group is None:
-            for partition in self._node.owned():
+            for partition in self._node.owned() if is_first else asked_of(self._node, request):
                 await self._node.told(partition, tx_id, wait_s(request, query.wait))
             found = self._anywhere(tx_id, unquote(request.headers.get(OF, "")))
         else:
@@ -224,10 +224,9 @@ class Writes:
                 found = await self._relay.completed(found, wait_s(request, None))
             lasting = answer.ASK_AGAIN if found.missing else answer.FOR_EVER
             return answer.document(found.to_json(), headers={"cache-control": lasting})
-        if query.group is None:
-            self._node.refuse_recovering()
         if query.group is None and is_first:
-            passed = await self._relay.first_found(request, wait_s(request, None) + BEYOND_WAIT_S)
+            self._node.refuse_recovering()
+            passed = await self._relay.first_found(request, wait_s(request, query.wait))
             if passed is not None:
                 return passed
         raise NotFound(f"no transaction {tx_id!r} was decided yet", code="unknown-transaction", id=tx_id)
