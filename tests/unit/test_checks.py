@@ -482,6 +482,17 @@ def test_a_rollback_of_one_table_or_some_keys_keeps_the_checks(group: Group) -> 
     group.put("x", {"plate": 2})
 
 
+@pytest.mark.parametrize("asked", [{"prefix": "t"}, {"key": "t"}])
+def test_a_rollback_of_rows_leaves_what_their_table_was_given(group: Group, asked: dict[str, str]) -> None:
+    """Checks and schemas stand under the table's name, which is no row's."""
+    before = group.put("t", {"plate": 1})
+    checked(group, UNIQUE)
+    group.put("t", {"plate": 2})
+    group.do("rollback", to=str(before), **asked)
+    assert group.row("t") == {"plate": 1}
+    assert failed_put(group, "x", {"plate": 1}).facts["other"] == "t"
+
+
 @pytest.mark.parametrize("table", ["$sums", "$unique"])
 def test_what_follows_from_the_rows_is_not_rolled_back_itself(group: Group, table: str) -> None:
     checked(group, UNIQUE | BALANCE)

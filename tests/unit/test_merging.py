@@ -372,6 +372,16 @@ def test_several_are_reverted_newest_first_and_picked_in_the_order_given(group: 
     assert (told["base"], told["ours"], told["theirs"]) == (1, 3, 2)
 
 
+@pytest.mark.parametrize("kind", ["revert", "cherry-pick"])
+@pytest.mark.parametrize("versions", [[-1], [0], [1, -1], [True], ["1"]])
+def test_commits_are_named_by_their_numbers_whatever_refs_are_called(
+    group: Group, kind: str, versions: list[Any]
+) -> None:
+    group.put("a", {"x": 0})
+    group.do("tag", name="-1")
+    assert group.refused(kind, versions=versions).code == "invalid"
+
+
 def test_of_several_commits_the_first_that_conflicts_is_told(group: Group) -> None:
     group.put("a", {"x": 0})
     first = group.put("a", {"x": 1})

@@ -21,10 +21,12 @@ from versolog.streams.state import DERIVED_TABLES, SETTINGS_TABLE, Level, State,
 from versolog.streams.turns import ITEMS_A_TURN, give_way
 from versolog.streams.versions import (
     At,
+    VersionRef,
     first_parent,
     levels_at,
     parents_told,
     resolve,
+    resolve_ref,
     rows_at,
     standing,
     touched,
@@ -193,7 +195,7 @@ def _commits(state: State, group: str, versions: Iterable[int], parent: int | No
     """The commits, each with what stood before it; all that can't be done is refused before anything is."""
     commits = []
     for version in versions:
-        resolve(state, group, str(version))
+        resolve_ref(state, group, VersionRef(version), None)
         step = state.step(group, version)
         assert step is not None, "a version that resolves has a place in the graph"
         if step.tip != step.version:

@@ -17,7 +17,7 @@ from versolog.streams.checks import as_kept, is_constant, read_checks
 from versolog.streams.graph import is_ancestor
 from versolog.streams.invariants import sums_now
 from versolog.streams.settings import merge_rules
-from versolog.streams.state import DERIVED_TABLES, MAIN, Branch, Head, State
+from versolog.streams.state import DERIVED_TABLES, MAIN, SETTINGS_TABLE, Branch, Head, State
 from versolog.streams.versions import DROP_GROUP, check_ref_name, diff, resolve, touched, unknown_branch
 
 LENGTHY = frozenset({"merge", "revert", "cherry-pick", "rollback", "set-checks", "set-schema"})
@@ -116,6 +116,8 @@ def _asked_for(row: tuple[str, str], arguments: dict[str, Any]) -> bool:
     table, key = row
     if table in DERIVED_TABLES:
         return False
+    if table == SETTINGS_TABLE and arguments["table"] is None and (arguments["key"], arguments["prefix"]) != (None, None):
+        return False  # its keys are tables, and rows are asked for
     return (
         (arguments["table"] is None or table == arguments["table"])
         and (arguments["key"] is None or key == arguments["key"])
@@ -216,7 +218,7 @@ def _versions(ground: Ground, arguments: dict[str, Any]) -> list[int]:
             raise refusal("invalid", "`versions` and a range say the same twice: leave one out", field="versions")
         last = arguments["to"] or ground.branch_name
         return merging.in_range(ground.state, ground.group, arguments["from"], last, ground.branch_name)
-    if not versions or not all(isinstance(version, int) and not isinstance(version, bool) for version in versions):
+    if not versions or not all(type(version) is int and version > 0 for version in versions):
         raise refusal("invalid", "`versions` is a list of the commits' versions, at least one; or give `from` and `to`", field="versions")
     return versions
 
