@@ -140,3 +140,9 @@ def test_a_conflict_is_spelled_alike_wherever_it_is_told(group: Group) -> None:
         )
     ]
     assert decided["conflicts"] == rehearsed
+
+
+def test_a_sum_with_more_digits_than_a_number_may_have_is_refused(group: Group) -> None:
+    group.put("k", {"a": "9" * 60 + "." + "9" * 60})
+    tx = Transaction("g").add("t", "k", {"a": "0." + "0" * 59 + "2"})
+    assert group.decided(tx).code == "overflow"

@@ -12,7 +12,7 @@ from versolog.cli.looking import DEFAULT_URL, Group, Json, Key, TableName, Url, 
 from versolog.cli.shown import print_json, print_table, rows_told
 from versolog.client import Rehearsal
 from versolog.schemas.documents import from_text, row_from_text
-from versolog.schemas.errors import Invalid
+from versolog.schemas.errors import Invalid, Malformed
 from versolog.schemas.outcome import Outcome
 from versolog.streams.state import MAIN
 from versolog.streams.transaction import Transaction
@@ -146,9 +146,11 @@ def drop(
 
 def _text_in(file: Path) -> str:
     try:
-        return sys.stdin.read() if str(file) == "-" else file.read_text()
+        return sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
     except OSError as error:
         raise Invalid(f"{file} can't be read: {error.strerror}", field="file") from error
+    except UnicodeDecodeError as error:
+        raise Malformed(f"{file} is not UTF-8: {error}", field="file") from error
 
 
 def show_rehearsal(found: Rehearsal, as_json: bool) -> None:

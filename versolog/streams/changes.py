@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from decimal import Context, Decimal, Inexact, Overflow
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
@@ -22,11 +22,9 @@ from versolog.schemas.documents import (
 from versolog.schemas.errors import NOT_OF_THE_TRANSACTION, VersologError, refusal
 from versolog.schemas.limits import ROW_BYTES_MAX
 from versolog.schemas.tables import TableSchema, misfit, table_schema
+from versolog.streams.fields import EXACT
 from versolog.streams.state import SETTINGS_TABLE, Level, State
 from versolog.streams.versions import row_at, rows_at
-
-_EXACT = Context(prec=120, traps=[Inexact, Overflow])
-
 
 class Line:
     """A branch of one group as the transaction at hand sees it: what stands there, and above it what it changes."""
@@ -186,7 +184,7 @@ def _added(base: Any, amount: Any, path: str) -> Any:
         if not INT64_MIN <= total <= INT64_MAX:
             raise refusal("overflow", f"{path} would be {total}, which does not fit 64 bits", path=path)
         return total
-    exact = _EXACT.add(_decimal(0 if base is None else base, path), _decimal(amount, path))
+    exact = EXACT.add(_decimal(0 if base is None else base, path), _decimal(amount, path))
     text = format(exact, "f")
     if not DECIMAL.fullmatch(text):
         raise refusal("overflow", f"{path} would have more than 60 digits on a side of the point", path=path)
