@@ -8,7 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from confluent_kafka import Producer as KafkaProducer
 from tests.cluster import Cluster
 from tests.conftest import RealBroker
 from tests.traffic import COUNTERS, Traffic
-from versolog.projections import layout
+from versolog.projections import keys, layout
 from versolog.projections.rocks import Memory, Rocks
 from versolog.projections.store import Store
 from versolog.projections.tail import Ends
@@ -119,6 +119,43 @@ def test_a_row_that_the_log_never_wrote_is_found(cluster: Cluster, store: Path) 
     value = layout.row_value(version, 1, b'{"x":1}')
     put(store, layout.LATEST, prefix, value)
     assert [finding.group for finding in verify(cluster, store).findings] == [group]
+
+
+@pytest.mark.parametrize("kind", ["tag", "live", "name", "run", "join", "branch"])
+def test_a_ref_that_no_commit_made_is_found(cluster: Cluster, store: Path, kind: str) -> None:
+    """Reads would resolve it."""
+    group = COUNTERS[0]
+    key, value = {
+        "tag": (layout.tag_key(group, "forged"), keys.number(1)),
+        "live": (layout.live_key(group, "forged"), keys.number(1)),
+        "name": (layout.name_prefix(group, "forged") + keys.descending(1), b"t" + keys.number(1)),
+        "run": (layout.run_key(group, 77, 1), b"b"),
+        "join": (layout.join_key(group, 1, 1), keys.number(1)),
+        "branch": (layout.branch_key(keys.text(group), 77), entries(store, layout.REFS)[0][1]),
+    }[kind]
+    put(store, layout.REFS, key, value)
+    for only in (None, group):
+        (finding,) = verify(cluster, store, only).findings
+        assert (finding.where, finding.group) == ("store", group)
+        assert "of no commit" in finding.detail
+    assert verify(cluster, store, COUNTERS[1]).findings == []
+
+
+def test_a_log_that_lost_its_end_is_found(cluster: Cluster, store: Path) -> None:
+    class Shorter(Ends):
+        """As if the last records were not there."""
+
+        def stable(self, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
+            return {place: end - 5 for place, end in super().stable(places).items()}
+
+        def last(self, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
+            return {place: end - 5 for place, end in super().last(places).items()}
+
+    with closing(Store.open(store, read_only=True)) as opened:
+        verifier = Verifier(0, topics=cluster.topics, codec=cluster.codec(), store=opened, group=None)
+        found = verifier.run(cluster.kafka, Shorter(cluster.kafka)).findings
+    lost = [finding.detail for finding in found if "the log has lost records" in finding.detail]
+    assert len(lost) == 2, "of commits and of outcomes"
 
 
 def test_the_command_line_names_what_was_changed(cluster: Cluster, store: Path) -> None:

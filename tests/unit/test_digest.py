@@ -111,3 +111,18 @@ def test_a_row_that_reads_get_differently_is_found(open_store: Open) -> None:
     store._rocks.put(layout.ROWS, place + keys.descending(1), good[8:].replace(b"1", b"2"))
     with pytest.raises(StoreUnusable):
         group_digest(store, "g")
+
+
+@pytest.mark.parametrize("name", ["0", "a\u0001", "z"])
+def test_a_row_that_nothing_wrote_is_found(open_store: Open, name: str) -> None:
+    """Before, between and after those that there are."""
+    store, scribe = open_store("store"), Scribe()
+    scribe.write("g", {("t", "a"): "{}", ("t", "b"): "{}"})
+    scribe.write("g", {("t", "c"): "{}"})
+    fold(store, scribe.records)
+    before = group_digest(store, "g", 1)
+    forged = layout.row_prefix("g", 1, "t") + keys.text(name)
+    store._rocks.put(layout.LATEST, forged, layout.row_value(2, START_MS, b"{}"))
+    with pytest.raises(StoreUnusable, match="has not"):
+        group_digest(store, "g")
+    assert group_digest(store, "g", 1) == before, "it could be of a later version"

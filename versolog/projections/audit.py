@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from versolog.projections import layout
+from versolog.projections import keys, layout
 from versolog.projections.evolve import Families, Fold
 from versolog.projections.layout import GroupState, Pending, Piece
 from versolog.projections.store import Store
@@ -88,6 +88,12 @@ class StoreAudit:
         if last and checkpoint is not None and store.checkpoint != checkpoint:
             self._found(offset, None, None, "the checkpoint is another", str(checkpoint), str(store.checkpoint))
 
+    def log_ends(self, commits: int, outcomes: int) -> None:
+        """Compare where the log ends, asked after the audit began, with where the store stood then."""
+        for topic, upto, end in (("commits", self._commits_upto, commits), ("outcomes", self._outcomes_upto, outcomes)):
+            if upto > end:
+                self._found(end, None, None, f"the log has lost records of {topic} that the store has", str(upto), str(end))
+
     def end(self, only: str | None) -> None:
         """After the last record: compare the groups' heads and refs, and look for what the log never wrote. With
         `only`, in that group."""
@@ -99,10 +105,29 @@ class StoreAudit:
                 self._compare_refs(group, version, names)
                 self._count_rows(group, version)
         for group, _ in self._store.all_groups():
-            if only in (None, group) and group not in self._names and group not in self._given_up:
-                first = self._store.commit_entry(group, 1)
-                if first is None or not first.pieces or first.offset < self._commits_upto:
-                    self._found(-1, group, None, "the store holds a group that the log does not")
+            if only in (None, group) and group not in self._names and group not in self._given_up and self._is_old(group):
+                self._found(-1, group, None, "the store holds a group that the log does not")
+        self._find_surplus_refs(only)
+
+    def _is_old(self, group: str) -> bool:
+        """Whether a group that the log does not have was there when the audit began."""
+        first = self._store.commit_entry(group, 1)
+        return first is None or not first.pieces or first.offset < self._commits_upto
+
+    def _find_surplus_refs(self, only: str | None) -> None:
+        """Look for names, runs and merges that no commit made."""
+        for key in self._store.ref_keys():
+            group = keys.read_text(key, 1)[0]
+            if only not in (None, group) or group in self._given_up:
+                continue
+            names, state = self._names.get(group), self._shadow.groups.get(group)
+            if names is None or state is None:
+                surplus = key[:1] != layout.HEADS and self._is_old(group)
+            else:
+                head = self._store.head(group)  # after the key was read: if the store has moved on, that may be why
+                surplus = key not in names and head is not None and head.version == state.head.version
+            if surplus:
+                self._found(-1, group, None, f"refs: {_shown(key)} is of no commit")
 
     def _compare_refs(self, group: str, version: int, names: dict[bytes, bytes | None]) -> None:
         for key, wanted in names.items():

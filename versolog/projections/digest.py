@@ -93,7 +93,12 @@ def _checked(store: Store, group: str, upto: int) -> Iterator[tuple[bytes, Row]]
     for place, row in store.history(group, upto):
         if place != previous:
             previous = place
-            found = next((state for key, state in newest if key == place), None)
+            found = None
+            for key, state in newest:
+                if key == place:
+                    found = state
+                    break
+                _refuse_without_history(store, group, state, upto)
             if found is None or found.version < row.version or (found.version <= upto and found != row):
                 raise unusable(
                     store.path,
@@ -102,6 +107,18 @@ def _checked(store: Store, group: str, upto: int) -> Iterator[tuple[bytes, Row]]
                     "damaged",
                 )
         yield place, row
+    for _, state in newest:
+        _refuse_without_history(store, group, state, upto)
+
+
+def _refuse_without_history(store: Store, group: str, state: Row, upto: int) -> None:
+    """A newest state that no version up to `upto` wrote is of a later one, or of none."""
+    if state.version <= upto:
+        raise unusable(
+            store.path,
+            f"reads get a row of group {group!r} that version {state.version} is said to have written, and it has not",
+            "damaged",
+        )
 
 
 class _Digest:

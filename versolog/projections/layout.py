@@ -44,6 +44,8 @@ ROWS, LATEST, COMMITS, REFS, TRANSACTIONS, META = FAMILIES = (
     "meta",
 )
 
+HEADS = b"h"
+"""What the keys of groups' heads start with, in `refs`."""
 INLINE_BYTES_MAX = 4_096
 """A record up to this size stands in the commit's entry; larger ones apart, so that searching entries stays quick."""
 
@@ -168,7 +170,7 @@ def read_piece(value: bytes) -> Piece:
 
 def head_key(group: bytes) -> bytes:
     """The key of the head of a group, which is given as the element of a key."""
-    return b"h" + group
+    return HEADS + group
 
 
 def head_value(state: GroupState) -> bytes:
@@ -288,7 +290,7 @@ def schema_key(schema_id: int) -> bytes:
 
 def groups_from(start: str) -> bytes:
     """Where the heads of the groups from `start` on begin."""
-    return b"h" + beginning(start)
+    return HEADS + beginning(start)
 
 
 _LATEST = struct.Struct(">qq")

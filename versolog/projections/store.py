@@ -300,6 +300,13 @@ class Store:
             yield table
             lower = keys.end(found[0][:end])
 
+    def name_at(self, group: str, name: str, upto: int) -> tuple[str, int] | None:
+        """What a name was as of version `upto`, as `names_at` has it; None where it was nothing."""
+        prefix = layout.name_prefix(group, name)
+        then = self._rocks.first(layout.REFS, prefix + keys.descending(upto), keys.end(prefix))
+        kind, target = layout.read_name(then[1]) if then is not None else ("", 0)
+        return (kind, target) if target else None
+
     def names_at(self, group: str, upto: int) -> Iterator[tuple[str, str, int]]:
         """The branches and tags as of version `upto`: name, kind and the branch's id or the tag's version, by name."""
         prefix = layout.name_prefix(group)
@@ -353,8 +360,13 @@ class Store:
 
     def all_groups(self) -> Iterator[tuple[str, Head]]:
         """Every group there ever was, the dropped ones too, with its head."""
-        for key, value in self._rocks.starting(layout.REFS, b"h"):
+        for key, value in self._rocks.starting(layout.REFS, layout.HEADS):
             yield keys.read_text(key, 1)[0], layout.read_head(value).head
+
+    def ref_keys(self) -> Iterator[bytes]:
+        """Every key of `refs`: for who looks for what should not be there."""
+        for key, _ in self._rocks.starting(layout.REFS, b""):
+            yield key
 
     def stored(self, family: str, key: bytes) -> bytes | None:
         """What stands under a key of `layout`, past all caches: for who compares it with what should be there."""

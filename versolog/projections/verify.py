@@ -95,6 +95,8 @@ class Verifier:
         for (group, version), named in self._agreement.named.items():
             self._find("log", -1, group, version, "an outcome names a commit that is not there", named.hex())
         if self._audit is not None:
+            last = ends.last(places)
+            self._audit.log_ends(*(last[place] for place in places))
             self._audit.end(self._group)
             self.verified.rows = self._audit.rows
         self.verified.groups = len(self._chains)
