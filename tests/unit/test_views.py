@@ -67,6 +67,19 @@ def test_a_condition_chooses_rows_and_bounds_what_one_call_looks_at(
     assert [page.scanned for page in pages] == [12, 4, 12, 2]
 
 
+def test_large_rows_bound_what_one_call_looks_at(view: View, scribe: Scribe, monkeypatch: pytest.MonkeyPatch) -> None:
+    scribe.write("g", {("t", f"k{number}"): '{"n":"' + "x" * 900 + '"}' for number in range(10)})
+    fold(view.store, scribe.records)
+    monkeypatch.setattr(views, "SCANNED_BYTES_MAX", 2_000)
+    at, after, seen = view.resolve("g"), None, []
+    while True:
+        page = view.scan(at, "t", limit=100, after=after, where=Predicate.parse("n = 1"))
+        seen.append(page.scanned)
+        if (after := page.cursor) is None:
+            break
+    assert seen == [3, 3, 3, 1]
+
+
 def test_system_tables_are_listed_when_they_are_asked_for(view: View, scribe: Scribe) -> None:
     scribe.write("g", {("t", "a"): "{}", ("$tables", "t"): "{}", ("gone", "a"): "{}"})
     scribe.write("g", {("gone", "a"): None})

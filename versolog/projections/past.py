@@ -44,7 +44,8 @@ class Past:
         return [branch for branch in found if branch is not None]
 
     def tag(self, group: str, name: str) -> int | None:
-        return self.tags(group).get(name)
+        kind, version = self._store.name_at(group, name, self._version) or ("", 0)
+        return version if kind == "tag" else None
 
     def tags(self, group: str) -> dict[str, int]:
         return {name: version for name, kind, version in self._names if kind == "tag"}

@@ -25,6 +25,7 @@ from versolog.streams.state import Level, Row
 from versolog.streams.versions import At, Difference, Touched
 
 SCANNED_MAX = 2_000
+SCANNED_BYTES_MAX = 4 * 1024 * 1024
 """Rows that one call looks at beyond its limit, some milliseconds, so that a `where` few rows fit holds up nobody."""
 DIFF_CHANGES_MAX = 20_000
 """Changes between two places up to which the rows they name are compared; beyond it, whole tables are, side by side."""
@@ -121,11 +122,11 @@ class View:
         page before. `where` sees the row as a document.
         """
         rows: list[tuple[str, Row]] = []
-        scanned, last = 0, b""
+        scanned, size, last = 0, 0, b""
         for place, row in self._scan(at, table, *_bounds(prefix, start, end, after)):
-            if len(rows) == limit or scanned == limit + SCANNED_MAX:
+            if len(rows) == limit or scanned == limit + SCANNED_MAX or size >= SCANNED_BYTES_MAX:
                 return Page(rows, keys.only_text(last), scanned)
-            scanned, last = scanned + 1, place
+            scanned, size, last = scanned + 1, size + len(row.text or b""), place
             if row.text is not None and (where is None or where(orjson.loads(row.text))):
                 rows.append((keys.only_text(place), row))
         return Page(rows, None, scanned)

@@ -91,7 +91,8 @@ class Refs:
     async def branches(self, request: Request) -> Response:
         """GET /v1/groups/{group}/branches"""
         place = await self._place(request)
-        return self._listed(place, "branches", [_branch(place, one) for one in branches_at(place)])
+        told = await asyncio.to_thread(lambda: [_branch(place, one) for one in branches_at(place)])
+        return self._listed(place, "branches", told)
 
     async def branch(self, request: Request) -> Response:
         """GET /v1/groups/{group}/branches/{name}"""
@@ -127,14 +128,15 @@ class Refs:
     async def tags(self, request: Request) -> Response:
         """GET /v1/groups/{group}/tags"""
         place = await self._place(request)
-        return self._listed(place, "tags", [_tag(place, name, version) for name, version in tags_at(place)])
+        told = await asyncio.to_thread(lambda: [_tag(place, name, version) for name, version in tags_at(place)])
+        return self._listed(place, "tags", told)
 
     async def tag(self, request: Request) -> Response:
         """GET /v1/groups/{group}/tags/{name}"""
         place, name = await self._place(request), segment(request, "name")
-        version = dict(tags_at(place)).get(name)
-        if version is None:
-            group = place.at.group
+        group = place.at.group
+        kind, version = place.partition.store.name_at(group, name, place.at.version) or ("", 0)
+        if kind != "tag":
             raise refusal("unknown-ref", f"group {group!r} has no tag {name!r} then", group=group, ref=name)
         return answer.document(_tag(place, name, version), headers=place.headers)
 
