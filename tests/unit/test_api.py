@@ -543,6 +543,31 @@ async def test_what_the_group_has_taken_away_is_not_read_here_any_more(tmp_path:
         assert is_problem(await client.post("/v1/read", json=read), 503, "owner-away")
 
 
+async def test_an_owner_that_dies_as_it_is_connected_to_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What anyio meets on uvloop then."""
+
+    async def send(*arguments: Any, **named: Any) -> httpx.Response:
+        raise AttributeError("'NoneType' object has no attribute 'getpeername'")
+
+    built: list[House] = []
+    async with two_nodes(tmp_path, built) as nodes:
+        elsewhere = next(name for name in map("g{}".format, range(99)) if partition_of(name, PARTITIONS) == 1)
+        answers = []
+        with monkeypatch.context() as broken:
+            asking = httpx.AsyncClient.send
+            theirs = {id(client) for client in nodes}
+
+            async def some(self: httpx.AsyncClient, *arguments: Any, **named: Any) -> httpx.Response:
+                return await (asking(self, *arguments, **named) if id(self) in theirs else send())
+
+            broken.setattr(httpx.AsyncClient, "send", some)
+            for path in (f"/v1/groups/{elsewhere}", "/v1/groups", "/v1/transactions/t-1"):
+                answers.append(await nodes[0].get(path))
+        assert all(is_problem(answer, 503, "owner-away") for answer in answers)
+
+
 async def test_an_owner_that_dies_while_it_answers_is_away(tmp_path: Path) -> None:
     asked = 0
 

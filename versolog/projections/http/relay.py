@@ -42,6 +42,10 @@ OF = "versolog-of"
 PARTITIONS = "versolog-partitions"
 """And this: which partitions are asked for, their numbers with commas between."""
 
+BROKEN = (httpx.TransportError, AttributeError)
+"""What sending fails with. The second comes from anyio on uvloop, which looks at the socket of a connection that broke as it
+was made: there is none any more."""
+
 _PROBLEM = {"type", "title", "status", "detail", "code"}
 
 
@@ -232,7 +236,7 @@ class Relay:
         asked.url = asked.url.copy_with(raw_path=path.encode() + (b"?" + asked.url.query if query else b""))
         try:
             return await self._client.send(asked)
-        except httpx.TransportError as error:
+        except BROKEN as error:
             raise Unavailable(f"{url} does not answer: {error}", code="owner-away") from error
 
     async def _send(self, elsewhere: Elsewhere, tx: Transaction, timeout_s: float) -> httpx.Response:
@@ -260,7 +264,7 @@ class Relay:
                 found = await self._client.send(asked, stream=stream)
                 if refresh or not await _is_not_owner(found):
                     return found
-            except httpx.TransportError:
+            except BROKEN:
                 continue
         raise elsewhere.nobody()
 
