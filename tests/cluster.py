@@ -158,7 +158,7 @@ class Cluster:
         directory.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "versolog", "worker", "--bootstrap", bootstrap or self.bootstrap,
                    "--data", str(directory), "--http-port", "0", "--partitions", str(self.partitions),
-                   "--prefix", self.prefix, "--end-with-parent"]  # fmt: skip
+                   "--prefix", self.prefix, "--end-with-parent", str(os.getpid())]  # fmt: skip
         worker = self.workers[name] = WorkerProcess(
             name, directory, command,
             {"VERSOLOG_FAILPOINTS": failpoints, "VERSOLOG_SESSION_TIMEOUT_S": str(session_timeout_s), **environment},

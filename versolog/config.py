@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from versolog.schemas.topics import PREFIX, Topics
+
+
+def _in_small_letters(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -40,7 +44,9 @@ class Settings(BaseSettings):
     keep_transactions_days: float = Field(
         7.0, gt=0, description="Decided transactions older than this are deleted from `transactions`."
     )
-    log_level: str = Field("info", description="debug, info, warning or error.")
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_in_small_letters)] = Field(
+        "info", description="debug, info, warning or error."
+    )
     log_json: bool = Field(False, description="Log as JSON lines.")
     failpoints: str = Field("", description="Crash tests only: where the process kills itself.")
 

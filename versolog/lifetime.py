@@ -9,14 +9,15 @@ import sys
 from typing import NoReturn
 
 
-def end_with_parent(number: signal.Signals) -> None:
-    """Have the kernel send this process a signal when the one that started it ends (prctl PR_SET_PDEATHSIG, Linux).
+def end_with_parent(number: signal.Signals, parent: int) -> None:
+    """Have the kernel send this process a signal when the one that started it, whose id is `parent`, ends (prctl
+    PR_SET_PDEATHSIG, Linux).
 
     More exactly, when the *thread* ends that started it.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(1, int(number), 0, 0, 0)
-        if os.getppid() == 1:
+        if os.getppid() != parent:  # it ended before
             sys.exit("the process that started this one has ended")
 
 

@@ -28,6 +28,7 @@ RESTART_AFTER_S = 0.5
 RESTART_AFTER_MAX_S = 10.0
 STEADY_AFTER_S = 30.0
 WATCH_EVERY_S = 0.1
+TOLD_EVERY_S = 5.0
 SUPERVISOR_END_S = 1.0
 
 Say = Callable[[str], None]
@@ -118,7 +119,8 @@ class WorkerProcess:
         self._address.unlink(missing_ok=True)
         command = [sys.executable, "-m", "versolog", "worker", "--bootstrap", self._bootstrap,
                    "--data", str(self._directory), "--http-port", str(port), "--partitions", str(plan.partitions),
-                   "--address-file", str(self._address), "--end-with-parent", *plan.options]  # fmt: skip
+                   "--address-file", str(self._address), "--end-with-parent", str(os.getpid()),
+                   *plan.options]  # fmt: skip
         if plan.fsync:
             command.append("--fsync")
         with self.log.open("ab") as log:
@@ -168,6 +170,15 @@ class Running:
                 owned |= {state["partition"] for state in states if state["role"] == "owner"}
         return len(owned) == self._partitions
 
+    @property
+    def behind(self) -> int | None:
+        """Records of the log that the workers have not taken into their stores yet; None where none of them says so."""
+        with httpx.Client(timeout=2.0, trust_env=False) as client:
+            told = [_states(client, worker.url, ready=False) for worker in self.workers]
+        lags = [state["lag_offsets"] for states in told for state in states or ()]
+        known = [lag for lag in lags if lag is not None]
+        return sum(known) if known else None
+
     def keep(self) -> None:
         """Start again what died. Call it now and then."""
         if not self.broker.running and time.monotonic() - self._broker_failed_at > RESTART_AFTER_MAX_S:
@@ -188,7 +199,10 @@ def running(plan: Plan, say: Say = lambda line: None) -> Iterator[Running]:
     Whatever dies meanwhile is started again. Goes on with the data that is there. Raises a typed error that says what
     hinders it, with the last words of what did not start.
     """
-    plan.data.mkdir(parents=True, exist_ok=True)
+    try:
+        plan.data.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Misconfigured(f"no data can be kept in {plan.data}: {error.strerror}; name another directory") from error
     say("starting Apache Kafka")
     with Broker(plan.data / "kafka", plan.kafka_port, fsync=plan.fsync, say=say) as broker:
         say(f"starting {plan.workers} worker{'s' if plan.workers > 1 else ''}")
@@ -196,7 +210,7 @@ def running(plan: Plan, say: Say = lambda line: None) -> Iterator[Running]:
         try:
             started += (WorkerProcess(number, plan, broker.bootstrap, say) for number in range(1, plan.workers + 1))
             up = Running(broker, started, plan.partitions, say)
-            _wait_until_ready(up)
+            _wait_until_ready(up, say)
             with _kept(up, say):
                 yield up
         finally:
@@ -218,10 +232,11 @@ def _kept(up: Running, say: Say) -> Iterator[None]:
         while not over.wait(WATCH_EVERY_S):
             try:
                 up.keep()
-            except VersologError as error:  # a port that is taken for a moment, a full disk: it is tried again
-                if error.detail != told:
-                    say(f"not started again yet: {error.detail}")
-                told = error.detail
+            except (VersologError, OSError) as error:  # a port that is taken, a full disk, no memory: it is tried again
+                reason = error.detail if isinstance(error, VersologError) else str(error)
+                if reason != told:
+                    say(f"not started again yet: {reason}")
+                told = reason
 
     thread = threading.Thread(target=watch, name="supervisor", daemon=True)
     thread.start()
@@ -239,9 +254,17 @@ def until_interrupted() -> None:
         time.sleep(1.0)
 
 
-def _wait_until_ready(up: Running) -> None:
+def _wait_until_ready(up: Running, say: Say) -> None:
+    """Wait for as long as the workers come nearer: stores that are made anew fold the whole log."""
     deadline = time.monotonic() + READY_TIMEOUT_S
+    told_s, nearest = time.monotonic(), None
     while not up.ready:
+        behind = up.behind
+        if behind is not None and (nearest is None or behind < nearest):
+            nearest, deadline = behind, time.monotonic() + READY_TIMEOUT_S
+            if behind and time.monotonic() - told_s > TOLD_EVERY_S:
+                say(f"catching up with the log: {behind:,} records to go")
+                told_s = time.monotonic()
         for worker in up.workers:
             if not worker.running:
                 raise Misconfigured(f"worker {worker.number} did not start:\n{worker.last_words()}")
@@ -251,12 +274,15 @@ def _wait_until_ready(up: Running) -> None:
         time.sleep(READY_POLL_S)
 
 
-def _states(client: httpx.Client, url: str | None) -> list[dict[str, Any]] | None:
-    """How the partitions stand on the worker at `url`; None while it is not ready."""
+def _states(client: httpx.Client, url: str | None, *, ready: bool = True) -> list[dict[str, Any]] | None:
+    """How the partitions stand on the worker at `url`; None while it does not answer or, unless `ready` is off, is not
+    ready."""
     if url is None:
         return None
     try:
         answer = client.get(f"{url}/readyz")
     except httpx.TransportError:
         return None
-    return list(answer.json()["partitions"]) if answer.status_code == httpx.codes.OK else None
+    if answer.status_code != httpx.codes.OK and (ready or answer.status_code != httpx.codes.SERVICE_UNAVAILABLE):
+        return None
+    return list(answer.json()["partitions"])

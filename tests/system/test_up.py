@@ -11,12 +11,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import cast
 
 import httpx
 import pytest
 
 from tests.cluster import eventually
 from versolog.broker.process import ProcessIdentity
+from versolog.schemas.errors import Misconfigured
+from versolog.up import Plan, Running, _kept, running
 
 READY_S = 20.0
 CTRL_C_S = 10.0
@@ -98,6 +101,33 @@ def put(url: str, key: str, wait_s: float = 5.0) -> int:
 def rows(url: str) -> set[str]:
     answer = httpx.get(f"{url}/v1/groups/g/tables/t/rows", timeout=30)
     return {row["key"] for row in answer.raise_for_status().json()["rows"]}
+
+
+def test_what_keeps_it_up_goes_on_after_any_failure() -> None:
+    """No process may be had for a moment, or no file be written."""
+
+    class Hindered:
+        asked = 0
+
+        def keep(self) -> None:
+            self.asked += 1
+            if self.asked < 3:
+                raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    hindered, told = Hindered(), list[str]()
+    with _kept(cast(Running, hindered), told.append):
+        deadline = time.monotonic() + 10
+        while hindered.asked < 5:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert len(told) == 1
+    assert "temporarily unavailable" in told[0]
+
+
+def test_a_directory_that_can_not_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(Misconfigured, match="no data can be kept in"), running(Plan(tmp_path / "file" / "data")):
+        pass
 
 
 def test_a_second_start_goes_on_with_the_data(tmp_path: Path) -> None:

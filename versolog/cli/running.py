@@ -38,8 +38,10 @@ topics_app = typer.Typer(help="The topics on a Kafka cluster.", no_args_is_help=
 
 def up(
     data: Data = DEFAULT_DATA,
-    http_port: Annotated[int, typer.Option(help="Of the first worker; 0 takes a free one.")] = 8080,
-    kafka_port: Annotated[int | None, typer.Option(help="Default: that of the last run, or a free one.")] = None,
+    http_port: Annotated[int, typer.Option(min=0, max=65_535, help="Of the first worker; 0 takes a free one.")] = 8080,
+    kafka_port: Annotated[
+        int | None, typer.Option(min=1, max=65_535, help="Default: that of the last run, or a free one.")
+    ] = None,
     partitions: Annotated[int, typer.Option(help="Fixed when the topics are created.")] = 8,
     workers: Annotated[int, typer.Option(min=1, help="Worker processes; they share the partitions.")] = 1,
     fsync: Annotated[bool, typer.Option(help="Survive a power cut: every record is flushed to the disk.")] = False,
@@ -66,7 +68,7 @@ def worker(
     bootstrap: Bootstrap = None,
     data: Annotated[Path | None, typer.Option(help="Where its stores are kept.")] = None,
     http_host: Annotated[str | None, typer.Option(help="The address to bind to.")] = None,
-    http_port: Annotated[int | None, typer.Option(help="0 takes a free one.")] = None,
+    http_port: Annotated[int | None, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = None,
     advertised_url: Annotated[str | None, typer.Option(help="Where other workers reach this one.")] = None,
     partitions: Partitions = None,
     replication: Replication = None,
@@ -77,14 +79,14 @@ def worker(
     registry_url: RegistryUrl = None,
     kafka: KafkaOption = None,
     address_file: Annotated[Path | None, typer.Option(help="Write the HTTP address here once it is known.")] = None,
-    end_with_parent: Annotated[bool, typer.Option(hidden=True)] = False,
+    end_with_parent: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """One worker: it decides and commits its share of the partitions, follows the others, and answers HTTP."""
     from versolog.streams.runtime import run_worker
     from versolog.worker import work
 
-    if end_with_parent:
-        lifetime.end_with_parent(signal.SIGTERM)
+    if end_with_parent is not None:
+        lifetime.end_with_parent(signal.SIGTERM, end_with_parent)
     with errors_told():
         settings = settings_of(
             bootstrap=bootstrap, data=data, http_host=http_host, http_port=http_port, advertised_url=advertised_url,
@@ -98,7 +100,9 @@ def worker(
 @broker_app.command("start")
 def broker_start(
     data: Data = DEFAULT_DATA / "kafka",
-    port: Annotated[int | None, typer.Option(help="Default: that of the last run, or a free one.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65_535, help="Default: that of the last run, or a free one.")
+    ] = None,
 ) -> None:
     """Start Kafka in the background."""
     from versolog import broker

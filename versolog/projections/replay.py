@@ -285,7 +285,7 @@ def _fold_all(
     context = multiprocessing.get_context("spawn")
     heard, over = context.Queue(), context.Event()
     busy_first = sorted(numbers, key=lambda number: -ends[log.topics.commits, number])
-    begin = (log, directory, wanted, heard, over)
+    begin = (os.getpid(), log, directory, wanted, heard, over)
     with ProcessPoolExecutor(min(processes, len(numbers)), context, _begin, begin) as pool:
         try:
             tasks = [pool.submit(_fold_in_process, number) for number in busy_first]
@@ -296,10 +296,10 @@ def _fold_all(
             raise
 
 
-def _begin(log: Log, directory: Path, wanted: Wanted, heard: Any, over: Any) -> None:
+def _begin(parent: int, log: Log, directory: Path, wanted: Wanted, heard: Any, over: Any) -> None:
     """Make one process of the pool ready for its tasks."""
     global _folder, _heard, _over
-    end_with_parent(signal.SIGKILL)
+    end_with_parent(signal.SIGKILL, parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends Ctrl-C to all; the first process says what then
     heard.cancel_join_thread()  # nobody listens any more when the first process gives up
     _folder, _heard, _over = _Folder(log, directory, wanted), heard, over
