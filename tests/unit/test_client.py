@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -21,6 +22,7 @@ from versolog.schemas.errors import Conflict as Contradiction
 from versolog.schemas.errors import (
     Invalid,
     MergeConflict,
+    Misconfigured,
     NotFound,
     PreconditionFailed,
     TooLarge,
@@ -405,3 +407,44 @@ async def test_the_asyncio_client_does_the_same(tmp_path: Path) -> None:
         await db.rollback("g", 1)
         assert (await db.diff("g", 1)).counts.rows == 0
     house.close()
+
+
+@pytest.mark.parametrize("later", ["0", "1", "3600", "9" * 400])
+def test_a_server_can_not_make_a_client_wait_longer_than_it_would(later: str) -> None:
+    with answering(problem(503, "unavailable", later), retry_for_s=0.5) as (db, asked):
+        begun = time.monotonic()
+        with pytest.raises(Unavailable):
+            db.row("g", "t", "k")
+        assert time.monotonic() - begun < 2.0
+        assert 1 <= len(asked) < 20
+
+
+@pytest.mark.parametrize("answer", [httpx.ConnectError("refused"), problem(503, "owner-away")])
+def test_a_write_that_got_no_answer_is_told_by_its_id(answer: httpx.Response | Exception) -> None:
+    """So that it can be asked for, or sent again, and is not done twice."""
+    with answering(answer, retry_for_s=0.1) as (db, asked):
+        with pytest.raises(Unavailable) as lost:
+            db.cherry_pick("g", 7)
+        sent = json.loads(asked[0].content)
+        assert lost.value.facts["id"] == sent["id"]
+        assert lost.value.facts["group"] == "g"
+        assert sent["id"] in str(lost.value)
+        with pytest.raises(Unavailable) as read:
+            db.row("g", "t", "k")
+        assert "id" not in read.value.facts
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8080", "localhost:8080", "ftp://host", "http://", "http://[::1", "", 8080])
+def test_what_can_be_no_address_is_refused_at_once(url: Any) -> None:
+    for kind in (Client, AsyncClient):
+        with pytest.raises(Misconfigured, match="no address of a versolog"):
+            kind(url)
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}", b"7"])
+def test_another_program_is_told_as_such(body: bytes) -> None:
+    with (
+        answering(httpx.Response(200, content=body)) as (db, _),
+        pytest.raises(Misconfigured, match="no versolog does"),
+    ):
+        db.row("g", "t", "k")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from datetime import datetime
+from functools import partial
 from itertools import islice
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -78,7 +80,7 @@ class AsyncClient:
         self._author = author
         self._timeout_s, self._retry_for_s = timeout_s, retry_for_s
         self._written = Written() if read_own_writes else None
-        self._http = httpx.AsyncClient(base_url=url, timeout=timeout_s, transport=transport)
+        self._http = httpx.AsyncClient(base_url=calls.checked_url(url), timeout=timeout_s, transport=transport)
 
     async def close(self) -> None:
         """Let go of the connections."""
@@ -419,11 +421,12 @@ class AsyncClient:
 
     async def _do(self, call: Call[Answer]) -> Answer:
         try:
-            async for attempt in stamina.retry_context(on=calls.backoff, attempts=None, timeout=self._retry_for_s):
+            again = partial(calls.backoff, deadline_s=time.monotonic() + self._retry_for_s)
+            async for attempt in stamina.retry_context(on=again, attempts=None, timeout=self._retry_for_s):
                 with attempt:
                     return calls.read_answer(call, await self._ask(call))
-        except Again as again:
-            raise again.error from again.__cause__
+        except Again as last:
+            raise calls.given_up(call, last) from last.__cause__
         raise AssertionError("an attempt returns or raises")
 
     async def _ask(self, call: Call[Any]) -> httpx.Response:

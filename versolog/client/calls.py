@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -46,6 +47,7 @@ from versolog.schemas.errors import (
     Invalid,
     Malformed,
     MergeConflict,
+    Misconfigured,
     NotFound,
     PreconditionFailed,
     TooLarge,
@@ -71,6 +73,7 @@ RETRY_FOR_S = 30.0
 PAGE_ROWS = 1_000
 PAGE_COMMITS = 100
 BATCH_LINES = 2_000
+RETRY_AFTER_MIN_S = 0.05
 WAIT_MAX_S = 30.0
 PAGE_CONFLICTS = 1_000
 GROUPS_REMEMBERED_MAX = 10_000
@@ -110,6 +113,8 @@ class Call(Generic[Answer]):
     """How long one try may take, where that is longer than the client's own time."""
     transaction: Transaction | None = None
     """What is sent or rehearsed, for a refusal to name."""
+    writes: bool = False
+    """Whether it is sent."""
     lists_conflicts: bool = False
     """Whether a merge's conflicts are what is asked for, and no error."""
 
@@ -131,11 +136,37 @@ class Again(Exception):  # noqa: N818 - not an end: the call is made again
         self.retry_after_s = retry_after_s
 
 
-def backoff(error: Exception) -> bool | float:
-    """Whether to make a call again, and where the server said so, after how many seconds."""
+def backoff(error: Exception, *, deadline_s: float) -> bool | float:
+    """Whether to make a call again, and where the server said so, after how many seconds: not beyond the deadline, a
+    `time.monotonic`."""
     if not isinstance(error, Again):
         return False
-    return True if error.retry_after_s is None else error.retry_after_s
+    if error.retry_after_s is None:
+        return True
+    return max(0.0, min(max(error.retry_after_s, RETRY_AFTER_MIN_S), deadline_s - time.monotonic()))
+
+
+def given_up(call: Call[Any], again: Again) -> VersologError:
+    """What a call ends in that was made for long enough. A write may have been done all the same: its id is told."""
+    error, tx = again.error, call.transaction
+    if tx is None or not call.writes or isinstance(error, Undecided):
+        return error
+    error.facts.setdefault("id", tx.id)
+    error.facts.setdefault("group", tx.home)
+    error.detail += f"; it may have been done: ask for the outcome of {tx.id}, or send it again with that id"
+    error.args = (error.detail,)
+    return error
+
+
+def checked_url(url: str) -> str:
+    """The address of a versolog. Raises Misconfigured for what can be none."""
+    try:
+        parsed = httpx.URL(url)
+    except (httpx.InvalidURL, TypeError) as error:
+        raise Misconfigured(f"{url!r} is no address of a versolog: {error}") from error
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise Misconfigured(f"{url!r} is no address of a versolog; one looks like http://127.0.0.1:8080")
+    return url
 
 
 class Written:
@@ -175,7 +206,12 @@ def headers_of(call: Call[Any], written: Written | None, timeout_s: float) -> di
 def read_answer(call: Call[Answer], response: httpx.Response) -> Answer:
     """What `response` means. Raises Again where it can pass, the typed error it tells otherwise."""
     if response.is_success and response.status_code != HTTPStatus.ACCEPTED:
-        return call.read(response.content)
+        try:
+            return call.read(response.content)
+        except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError) as strange:
+            raise Misconfigured(
+                f"{response.url} answers {response.status_code} with what no versolog does: {response.text[:100]!r}"
+            ) from strange
     error = error_in(response)
     if isinstance(error, MergeConflict):
         if call.lists_conflicts:
@@ -216,7 +252,7 @@ def _seconds(text: str | None) -> float | None:
 def send(tx: Transaction) -> Call[Outcome]:
     """Send `tx` and wait for its outcome; a refusal is raised."""
     body = orjson.dumps(tx.to_json())
-    return Call("POST", "/v1/transactions", _json(Outcome.from_json), body=body, transaction=tx)
+    return Call("POST", "/v1/transactions", _json(Outcome.from_json), body=body, transaction=tx, writes=True)
 
 
 def send_many(transactions: Iterable[Transaction]) -> Call[list[Outcome | None]]:
