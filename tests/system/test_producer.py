@@ -502,6 +502,43 @@ def test_outcomes_come_after_the_kafka_transaction(broker: RealBroker, topics: T
         assert sent.outcome().committed
 
 
+def test_one_kafka_transaction_at_a_time(broker: RealBroker, topics: Topics, decider: Decider) -> None:
+    """A second one would abort the first, whose sender would hear that it was accepted."""
+    with Producer(broker.bootstrap, prefix=topics.prefix, transactional_id=uuid.uuid4().hex) as p:
+        with p.transaction():
+            sent = p.send(put())
+            for _ in range(2):
+                with pytest.raises(Misconfigured, match="open already"), p.transaction():
+                    pass
+        assert sent.outcome().committed
+        with p.transaction():
+            again = p.send(put())
+        assert again.outcome().committed
+
+
+def test_a_start_that_was_given_up_leaves_nothing_behind(broker: RealBroker, topics: Topics) -> None:
+    made: list[Producer] = []
+
+    def slowly() -> Producer:
+        time.sleep(0.5)
+        made.append(Producer(broker.bootstrap, prefix=topics.prefix))
+        return made[-1]
+
+    async def run() -> None:
+        one = AsyncProducer(broker.bootstrap, prefix=topics.prefix)
+        one._make = slowly  # type: ignore[assignment]
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(one.start(), 0.1)
+        while not made:  # noqa: ASYNC110 - a thread has nothing that could be awaited
+            await asyncio.sleep(0.05)
+        await asyncio.to_thread(eventually, made[0]._closed.is_set, "what was made for nobody is closed")
+        await asyncio.gather(one.start(), one.start())
+        assert len(made) == 2, "started twice at once, it is one"
+        await asyncio.to_thread(made[1].close)
+
+    asyncio.run(run())
+
+
 def test_with_a_transactional_id_all_is_sent_inside_and_without_nothing(broker: RealBroker, topics: Topics) -> None:
     name = uuid.uuid4().hex
     with Producer(broker.bootstrap, prefix=topics.prefix, transactional_id=name) as p, pytest.raises(Misconfigured):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -67,3 +68,9 @@ def test_milliseconds_are_written_as_such(millis: int) -> None:
     text = times.millis_to_text(millis)
     assert times.micros_from_text(text) == millis * 1000
     assert len(text) == len("2013-06-01T12:00:00.000Z")
+
+
+@pytest.mark.parametrize("moment", ["2024-01-01T00:00:00Z", date(2024, 1, 1), 7, "x" * 1_000])
+def test_what_is_no_datetime_is_refused(moment: Any) -> None:
+    with pytest.raises(Invalid, match="is no datetime"):
+        times.micros_from(moment)

@@ -32,6 +32,8 @@ def micros_from_text(text: str) -> int:
 
 def micros_from(moment: datetime) -> int:
     """Microseconds since 1970 of an aware datetime. Raises Invalid for one without a time zone."""
+    if not isinstance(moment, datetime):
+        raise Invalid(f"{repr(moment)[:64]} is no datetime; give one with a time zone, UTC for example")
     if moment.tzinfo is None:
         raise Invalid(f"{moment.isoformat()} has no time zone, so it isn't a moment; give it one, UTC for example")
     micros = (moment - _EPOCH) // _MICROSECOND

@@ -81,6 +81,7 @@ class Producer:
         self._link = Link(kafka, transactional_id)
         self._despatch = Despatch(self._link, self._reader)
         self._open: list[Sent] | None = None
+        self._transacting = threading.Lock()
         self._sends = 0
         self._closed = threading.Event()
         self._poller = threading.Thread(target=self._poll, name="versolog-producer", daemon=True)
@@ -168,16 +169,21 @@ class Producer:
         """
         if self._link.transactional_id is None:
             raise Misconfigured("the producer has no transactional_id; give it one to use Kafka transactions")
-        self._link.begin()
-        held = self._open = []
+        if not self._transacting.acquire(blocking=False):
+            raise Misconfigured("a Kafka transaction of this producer is open already: one at a time, from one thread")
         try:
-            yield self
-            self._link.commit(timeout_s)
-        except BaseException as cause:
-            self._abort(held, cause, timeout_s)
-            raise
+            self._link.begin()
+            held = self._open = []
+            try:
+                yield self
+                self._link.commit(timeout_s)
+            except BaseException as cause:
+                self._abort(held, cause, timeout_s)
+                raise
+            finally:
+                self._open = None
         finally:
-            self._open = None
+            self._transacting.release()
         for sent in held:
             sent.accept()
 
@@ -281,11 +287,18 @@ class AsyncProducer:
             send_timeout_s=send_timeout_s,
         )
         self._started: Producer | None = None
+        self._starting = asyncio.Lock()
 
     async def start(self) -> Self:
         """Connect. Raises as `Producer`."""
-        if self._started is None:
-            self._started = await asyncio.to_thread(self._make)
+        async with self._starting:
+            if self._started is None:
+                making = asyncio.create_task(asyncio.to_thread(self._make))
+                try:
+                    self._started = await asyncio.shield(making)
+                except asyncio.CancelledError:
+                    making.add_done_callback(_let_go)  # its thread goes on, and nobody would close what it makes
+                    raise
         return self
 
     async def send(self, tx: Transaction, *, traceparent: str | None = None) -> AsyncSent:
@@ -347,3 +360,9 @@ def _schema_ids(
     settings: dict[str, Any], topics: Topics, registry_url: str | None
 ) -> TopicRegistry | ConfluentRegistry:
     return TopicRegistry(settings, topics) if registry_url is None else ConfluentRegistry(registry_url, topics)
+
+
+def _let_go(made: asyncio.Task[Producer]) -> None:
+    """Close what was made for nobody, in a thread: that may take a while."""
+    if not made.cancelled() and made.exception() is None:
+        threading.Thread(target=made.result().close, name="versolog-let-go", daemon=True).start()

@@ -18,7 +18,7 @@ def security(settings: Mapping[str, str]) -> dict[str, Any]:
 
     Raises `Misconfigured` for one that can't be followed, rather than connect in another way than was asked for.
     """
-    left = {name: value for name, value in settings.items() if name.startswith(SECURITY_PREFIXES)}
+    left = {name: str(value) for name, value in settings.items() if name.startswith(SECURITY_PREFIXES)}
     protocol = left.pop("security.protocol", "PLAINTEXT").upper()
     if protocol not in PROTOCOLS:
         raise Misconfigured(f"security.protocol is {protocol}, and should be one of {', '.join(PROTOCOLS)}")
