@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 
@@ -132,6 +132,15 @@ class WorkerProcess:
         self._started_at, self._died_at = time.monotonic(), 0.0
 
 
+class Standing(NamedTuple):
+    """How all workers together stand."""
+
+    ready: bool
+    """Whether every one says so and every partition has its owner."""
+    behind: int | None
+    """Records of the log that they have not taken into their stores yet; None where none of them says so."""
+
+
 class Running:
     """What is up."""
 
@@ -161,23 +170,20 @@ class Running:
     @property
     def ready(self) -> bool:
         """Whether every worker says so and every partition has its owner."""
+        return self.standing().ready
+
+    def standing(self) -> Standing:
+        """Ask every worker how it stands."""
         owned: set[int] = set()
+        lags: list[int] = []
+        all_ready = True
         with httpx.Client(timeout=2.0, trust_env=False) as client:
             for worker in self.workers:
-                states = _states(client, worker.url)
-                if states is None:
-                    return False
+                worker_ready, states = _states(client, worker.url)
+                all_ready = all_ready and worker_ready
                 owned |= {state["partition"] for state in states if state["role"] == "owner"}
-        return len(owned) == self._partitions
-
-    @property
-    def behind(self) -> int | None:
-        """Records of the log that the workers have not taken into their stores yet; None where none of them says so."""
-        with httpx.Client(timeout=2.0, trust_env=False) as client:
-            told = [_states(client, worker.url, ready=False) for worker in self.workers]
-        lags = [state["lag_offsets"] for states in told for state in states or ()]
-        known = [lag for lag in lags if lag is not None]
-        return sum(known) if known else None
+                lags += [state["lag_offsets"] for state in states if state["lag_offsets"] is not None]
+        return Standing(all_ready and len(owned) == self._partitions, sum(lags) if lags else None)
 
     def keep(self) -> None:
         """Start again what died. Call it now and then."""
@@ -258,8 +264,8 @@ def _wait_until_ready(up: Running, say: Say) -> None:
     """Wait for as long as the workers come nearer: stores that are made anew fold the whole log."""
     deadline = time.monotonic() + READY_TIMEOUT_S
     told_s, nearest = time.monotonic(), None
-    while not up.ready:
-        behind = up.behind
+    while not (standing := up.standing()).ready:
+        behind = standing.behind
         if behind is not None and (nearest is None or behind < nearest):
             nearest, deadline = behind, time.monotonic() + READY_TIMEOUT_S
             if behind and time.monotonic() - told_s > TOLD_EVERY_S:
@@ -274,15 +280,14 @@ def _wait_until_ready(up: Running, say: Say) -> None:
         time.sleep(READY_POLL_S)
 
 
-def _states(client: httpx.Client, url: str | None, *, ready: bool = True) -> list[dict[str, Any]] | None:
-    """How the partitions stand on the worker at `url`; None while it does not answer or, unless `ready` is off, is not
-    ready."""
+def _states(client: httpx.Client, url: str | None) -> tuple[bool, list[dict[str, Any]]]:
+    """Whether the worker at `url` is ready, and how its partitions stand: none while it does not answer."""
     if url is None:
-        return None
+        return False, []
     try:
         answer = client.get(f"{url}/readyz")
     except httpx.TransportError:
-        return None
-    if answer.status_code != httpx.codes.OK and (ready or answer.status_code != httpx.codes.SERVICE_UNAVAILABLE):
-        return None
-    return list(answer.json()["partitions"])
+        return False, []
+    if answer.status_code not in (httpx.codes.OK, httpx.codes.SERVICE_UNAVAILABLE):
+        return False, []
+    return answer.status_code == httpx.codes.OK, list(answer.json()["partitions"])

@@ -6,7 +6,8 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from confluent_kafka import Producer as KafkaProducer
 from tests.cluster import Cluster
 from tests.conftest import RealBroker
 from tests.history import LogReader
-from tests.owner import owner
+from tests.owner import Owner, owner
 from versolog.projections.rocks import StoreUnusable
 from versolog.projections.store import Store
 from versolog.schemas.errors import BrokenLog, Misconfigured, Unavailable
@@ -65,10 +66,17 @@ def log_adds_up(cluster: Cluster, total: int) -> None:
     assert json.loads(history.rows(GROUP)["t", "count"]) == {"n": total}
 
 
-def have_it_rest(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """After every commit, for so long."""
+@asynccontextmanager
+async def resting(cluster: Cluster, send: Send, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Owner, int]]:
+    """An owner that has committed `a`, has taken in `b`, at the offset told, and rests before it commits that."""
     monkeypatch.setattr(committer, "REST_COMMITS", 10_000)
-    monkeypatch.setattr(committer, "REST_MAX_S", seconds)
+    monkeypatch.setattr(committer, "REST_MAX_S", REST_S)
+    send(count("a"))
+    async with owner(cluster) as one:
+        start = await one.decide_all()
+        send(count("b"))
+        await one.take(start)
+        yield one, start
 
 
 def fails(*asked: object) -> object:
@@ -138,13 +146,9 @@ def test_a_batch_that_is_let_go_of_while_it_rests_is_decided_again(
     cluster: Cluster, send: Send, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing of it may be committed: its checkpoint alone would leave it out for ever."""
-    have_it_rest(monkeypatch, REST_S)
 
     async def run() -> None:
-        async with owner(cluster) as one:
-            start = await one.decide_all()
-            send(count("b"))
-            await one.take(start)
+        async with resting(cluster, send, monkeypatch) as (one, start):
             await asyncio.sleep(0.1)
             assert one.outcome("b") is None, "it rests"
             assert await one.recover() == start
@@ -152,7 +156,6 @@ def test_a_batch_that_is_let_go_of_while_it_rests_is_decided_again(
             await one.stored(start + 1)
             assert one.outcome("b") is not None
 
-    send(count("a"))
     asyncio.run(run())
     log_adds_up(cluster, 2)
 
@@ -161,13 +164,9 @@ def test_nothing_is_committed_after_deciding_failed_midway(
     cluster: Cluster, send: Send, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The participant may have passed what no batch holds."""
-    have_it_rest(monkeypatch, REST_S)
 
     async def run() -> None:
-        async with owner(cluster) as one:
-            start = await one.decide_all()
-            send(count("b"))
-            await one.take(start)
+        async with resting(cluster, send, monkeypatch) as (one, start):
             send(count("c"))
             with monkeypatch.context() as broken:
                 broken.setattr(one.partition, "outcomes", fails)
@@ -178,7 +177,6 @@ def test_nothing_is_committed_after_deciding_failed_midway(
             await one.take(start)
             await one.stored(start + 2)
 
-    send(count("a"))
     asyncio.run(run())
     log_adds_up(cluster, 3)
 
