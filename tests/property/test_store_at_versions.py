@@ -205,7 +205,7 @@ class StoreAtVersions(RuleBasedStateMachine):
     @rule()
     def flush(self) -> None:
         """Rows in files are met in other ways than those in memory."""
-        self.store._rocks.flush()
+        self.store.flush()
 
     @precondition(lambda self: self.folded)
     @rule()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -400,6 +401,21 @@ def test_a_store_can_be_opened_again_although_a_scan_was_left_standing(open_stor
     assert again.row("g", Level(1, 1), "t", "a") is not None
 
 
+@pytest.mark.parametrize(("write_ahead", "kept"), [(True, True), (False, False)])
+def test_without_write_ahead_what_is_folded_is_kept_from_the_flush_on(
+    open_store: Open, tmp_path: Path, write_ahead: bool, kept: bool
+) -> None:
+    store, scribe = open_store(write_ahead=write_ahead), Scribe()
+    scribe.write("g", {("t", "a"): ROW})
+    fold(store, scribe.records)
+    assert store.head("g") is not None
+    shutil.copytree(store.path, tmp_path / "as-killed-before")  # what kill -9 leaves
+    store.flush()
+    shutil.copytree(store.path, tmp_path / "as-killed-after")
+    assert (open_store("as-killed-before").head("g") is not None) == kept
+    assert open_store("as-killed-after").head("g") is not None
+
+
 def test_this_process_may_not_have_it_twice(open_store: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("versolog.projections.rocks.REOPEN_TIMEOUT_S", 0.05)
     open_store()
@@ -412,7 +428,7 @@ def test_a_damaged_store_says_what_to_do(open_store: Open, file: str) -> None:
     store, scribe = open_store(), Scribe()
     scribe.write("g", {("t", "a"): ROW})
     fold(store, scribe.records)
-    store._rocks.flush()
+    store.flush()
     store.close()
     damaged = next(store.path.glob(file))
     if file == "*.sst":
@@ -427,7 +443,7 @@ def test_a_changed_byte_is_not_read_as_if_nothing_was(open_store: Open) -> None:
     store, scribe = open_store(), Scribe()
     scribe.write("g", {("flights", f"k{number}"): ROW for number in range(100)})
     fold(store, scribe.records)
-    store._rocks.flush()
+    store.flush()
     store.close()
     for file in store.path.glob("*.sst"):
         content = bytearray(file.read_bytes())

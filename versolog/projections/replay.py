@@ -262,9 +262,12 @@ class _Folder:
     def fold(self, number: int, progress: Callable[[int], None] | None) -> int:
         """Fold the partition; answers the commits folded."""
         log, path = self._log, self._directory / f"partition-{number}"
-        with closing(Store.open(path, partition=number, codec=self._codec, identity=log.ids.identity)) as store:
+        with closing(
+            Store.open(path, partition=number, codec=self._codec, identity=log.ids.identity, write_ahead=False)
+        ) as store:
             tail = ReplayTail(store, log.topics, self._codec, self._wanted)
             catch_up(tail, log.kafka, log.topics, self._ends, progress)
+            store.flush()
             return tail.commits
 
 

@@ -90,14 +90,17 @@ class Store:
         memory: Memory | None = None,
         identity: str | None = None,
         read_only: bool = False,
+        write_ahead: bool = True,
     ) -> Self:
         """The store in the directory `path`, made if it isn't there.
 
         A store belongs to one `partition` of one log, the `identity`, which it keeps when it's first opened with them.
         `codec` reads the commits; without one the schemas kept in the store serve, which is enough to read it.
+        Without `write_ahead` folds are quicker, and none is kept before `flush`: for a store that is made again, and not
+        gone on with, if its making ends early.
         Raises StoreLocked, StoreUnusable where it must be made again, and Misconfigured.
         """
-        rocks = Rocks(path, memory or Memory(), read_only=read_only)
+        rocks = Rocks(path, memory or Memory(), read_only=read_only, write_ahead=write_ahead)
         try:
             _check_meta(rocks, layout.FORMAT_KEY, "format", _FORMAT.encode())
             if partition is not None:
@@ -388,6 +391,10 @@ class Store:
         if self.read_only:
             raise Misconfigured(f"the store in {self.path} was opened for reading only", path=str(self.path))
         return Fold(self, self._rocks.batch(), self._rocks.handles)
+
+    def flush(self) -> None:
+        """Put what was folded into files."""
+        self._rocks.flush()
 
     def checkpoint_to(self, path: Path) -> None:
         """Make a copy as of now in the new directory `path`; on the same file system it shares the files."""

@@ -35,6 +35,7 @@ IDLE_POLL_S = 0.2
 PATIENCE_S = 30.0
 """For how long the log may have nothing to say, where more is to come, before it counts as away."""
 START_AGAIN_S = 1.0
+END_WAIT_MS = 10
 
 logger = structlog.get_logger(__name__)
 
@@ -224,7 +225,8 @@ def _fold_to_ends(
     if not open_:
         return
     silent_s = 0.0
-    with closing(reader(kafka, **{"enable.partition.eof": True})) as consumer:
+    # The client asks once more to learn that it is at the end, and the broker keeps that question for as long as it may.
+    with closing(reader(kafka, **{"enable.partition.eof": True, "fetch.wait.max.ms": END_WAIT_MS})) as consumer:
         consumer.assign([place for place in tail.starts() if place.topic in open_])
         while open_:
             messages = fetched(consumer)
