@@ -72,7 +72,7 @@ class Rocks:
         self.path = path
         self.read_only = read_only
         self._how = WriteOptions()
-        self._how.disable_wal = not write_ahead
+        self._how.disable_wal = not write_ahead  # type: ignore[assignment, method-assign]  # not what the stub says
         self.closed = False
         self._root = _open(path, memory, read_only)
         self._families = {name: self._root.get_column_family(name) for name in layout.FAMILIES}
