@@ -135,7 +135,8 @@ def entry_value(
     """A commit's entry; the first five are its `Step`, which folding has no other use for."""
     name = operation.encode()
     head = _ENTRY.pack(hash_, offset, branch, tip, committed_at, pieces, len(parents), len(name))
-    return head + b"".join(map(number, parents)) + name + value
+    before = number(parents[0]) if len(parents) == 1 else b"".join(map(number, parents))
+    return head + before + name + value
 
 
 def read_entry(version: int, value: bytes) -> Entry:

@@ -122,6 +122,8 @@ def parse_ref(text: str) -> Ref:
     """
     if not text or len(text) > REF_CHARACTERS_MAX:
         raise Malformed(f"a reference has 1 to {REF_CHARACTERS_MAX} characters, not {len(text)}", field="at")
+    if _is_number(text):
+        return VersionRef(int(text))
     match = _ANCESTOR.fullmatch(text)
     if match is None:
         _refuse_ref(text, "after a version, a name or a time there may be only ~n (first parents) and ^n (a parent)")

@@ -21,6 +21,8 @@ STALENESS_MAX_S = 86_400.0
 LIMIT_MAX = 10_000
 
 _PARAMETERS_MAX = 50
+_PLAIN = re.compile(r"[^=&%+]+=[^&%+]*")
+"""A query of one parameter in which nothing is encoded."""
 _WHOLE = re.compile(r"[0-9]{1,18}")
 _DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,99})?([eE][+-]?[0-9]{1,3})?")
 
@@ -122,7 +124,11 @@ def read_query(request: Request, model: type[Model]) -> Model:
     if not raw:
         return _read(model, {}, strict=False)
     try:
-        given = parse_qsl(raw.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=_PARAMETERS_MAX)
+        text = raw.decode("ascii")
+        if _PLAIN.fullmatch(text):  # by far the most, `at=41`, in a third of the time
+            name, _, value = text.partition("=")
+            return _read(model, {name: value}, strict=False)
+        given = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=_PARAMETERS_MAX)
     except UnicodeDecodeError as error:
         raise Malformed("the query string is not UTF-8, percent-encoded") from error
     except ValueError as error:
