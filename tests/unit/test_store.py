@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
+import resource
 import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -414,6 +417,33 @@ def test_without_write_ahead_what_is_folded_is_kept_from_the_flush_on(
     shutil.copytree(store.path, tmp_path / "as-killed-after")
     assert (open_store("as-killed-before").head("g") is not None) == kept
     assert open_store("as-killed-after").head("g") is not None
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """No file may become larger than a page."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("write_ahead", [True, False])
+def test_a_store_closes_on_a_full_disk_and_says_what_is_not_kept(open_store: Open, write_ahead: bool) -> None:
+    store, scribe = open_store(write_ahead=write_ahead), Scribe()
+    scribe.write("g", {("t", f"k{number}"): f'"{random.Random(number).randbytes(500).hex()}"' for number in range(100)})
+    fold(store, scribe.records)
+    with full_disk():
+        with pytest.raises(Unavailable, match=r"failed: .*[Ff]ile too large"):
+            store.flush()
+        if write_ahead:
+            store.close()
+        else:
+            with pytest.raises(Unavailable, match=r"failed: .*[Ff]ile too large"):
+                store.close()
+    assert (open_store().head("g") is not None) == write_ahead
 
 
 def test_this_process_may_not_have_it_twice(open_store: Open, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,6 +71,7 @@ class Rocks:
         """Without `write_ahead` what is written is kept from the next `flush` on, and not before."""
         self.path = path
         self.read_only = read_only
+        self._write_ahead = write_ahead
         self._how = WriteOptions()
         self._how.disable_wal = not write_ahead  # type: ignore[assignment, method-assign]  # not what the stub says
         self.closed = False
@@ -81,13 +82,20 @@ class Rocks:
         """The families, for a batch. They would keep the directory locked, so `close` takes them out of here."""
 
     def close(self) -> None:
-        """Let go of the directory, once reads under way have noticed. Closing again is harmless."""
+        """Let go of the directory, once reads under way have noticed. Closing again is harmless. Raises Unavailable where
+        what was written is not kept."""
         if self.closed:
             return
         self.closed = True
+        failed: Exception | None = None
         for family in (*self._families.values(), self._root):
-            family.close()
+            try:
+                family.close()  # which flushes, and closes even if that fails
+            except Exception as error:
+                failed = failed or error
         self.handles.clear()
+        if failed is not None and not self._write_ahead:
+            raise self._failed(failed) from failed
 
     def get(self, family: str, key: bytes) -> bytes | None:
         """The value under `key`."""
@@ -179,6 +187,9 @@ class Rocks:
             return Unavailable(f"the store in {self.path} was closed meanwhile; ask again", path=str(self.path))
         if str(error).startswith("Corruption"):
             return unusable(self.path, f"it is damaged: {error}", "damaged")
+        return self._failed(error)
+
+    def _failed(self, error: Exception) -> Unavailable:
         return Unavailable(f"the store in {self.path} failed: {error}", code="store-failed", path=str(self.path))
 
 
