@@ -94,7 +94,7 @@ class Rocks:
             except Exception as error:
                 failed = failed or error
         self.handles.clear()
-        if failed is not None and not self._write_ahead:
+        if failed is not None and not self._write_ahead:  # with it, what is in no file is read again from there
             raise self._failed(failed) from failed
 
     def get(self, family: str, key: bytes) -> bytes | None:
@@ -151,7 +151,7 @@ class Rocks:
         return WriteBatch(raw_mode=True)
 
     def write(self, batch: Batch) -> None:
-        """Make what is in `batch` (one of `batch`) visible, and kept, all of it or nothing."""
+        """Make what is in `batch` (one of `batch`) visible and kept, all of it or nothing."""
         assert isinstance(batch, WriteBatch)
         try:
             self._root.write(batch, self._how)
