@@ -30,6 +30,13 @@ class ContainerBroker:
     def bootstrap(self) -> str:
         return f"127.0.0.1:{self._port}"
 
+    @property
+    def pid(self) -> int:
+        """Kafka's process, as the engine's machine numbers it: only root may signal it."""
+        container = self._container.get_wrapped_container()
+        container.reload()
+        return int(container.attrs["State"]["Pid"])
+
     def kill(self) -> None:
         """As a crash would end it; `start` goes on with its data."""
         self._container.get_wrapped_container().kill("SIGKILL")

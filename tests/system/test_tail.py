@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import pytest
 from confluent_kafka import Producer
@@ -14,6 +18,7 @@ from tests.conftest import RealBroker
 from tests.owner import owner
 from versolog.projections import tail
 from versolog.projections.tail import OUTCOMES, Ends
+from versolog.projections.verify import Verifier
 from versolog.schemas.errors import Unavailable
 from versolog.streams.transaction import Transaction
 
@@ -94,3 +99,59 @@ def test_the_ends_of_the_log_are_known_again_soon_after_the_broker_was_killed(
         assert not known()
         own_broker.start()
         eventually(known, SOON_S, "Kafka says again how far its topics go")
+
+
+def test_a_broker_that_stands_still_is_no_empty_log(
+    new_cluster: Callable[..., Cluster], own_broker: RealBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who believed that would make its store anew, and verify nothing and find it good."""
+    monkeypatch.setattr(tail, "REQUEST_TIMEOUT_S", 0.5)
+    cluster = new_cluster(own_broker, partitions=1)
+    places = [(topic, 0) for topic in (cluster.topics.transactions, cluster.topics.commits, cluster.topics.outcomes)]
+
+    async def decided() -> None:
+        async with owner(cluster) as one:
+            await one.decide_all()
+            store, verifiers_ends = one.partition.store, Ends(cluster.kafka)
+            verifier = Verifier(0, topics=cluster.topics, codec=cluster.codec(), store=None, group=None)
+            questions = [
+                Ends(cluster.kafka).stable,
+                Ends(cluster.kafka).last,
+                partial(Ends(cluster.kafka).at, time_ms=1),
+            ]
+            for ask in (verifiers_ends.stable, *questions):
+                ask(places)  # and know from now on who leads them
+            with frozen(own_broker):
+                for ask in questions:
+                    with pytest.raises(Unavailable, match="did not say how far"):
+                        ask(places)
+                with pytest.raises(Unavailable):
+                    verifier.run(cluster.kafka, verifiers_ends)
+                with pytest.raises(Unavailable):
+                    one.partition.reconcile()
+            eventually(lambda: answered(one.partition.reconcile), SOON_S, "Kafka answers again")
+            assert one.partition.store is store, "it was not made anew"
+            assert store.version_at("a", 2**60) == 1
+
+    with cluster.producer() as producer:
+        producer.send(Transaction("a", id="a").put("t", "k", {}))
+    asyncio.run(decided())
+
+
+def answered(ask: Callable[[], object]) -> bool:
+    try:
+        ask()
+    except Unavailable:
+        return False
+    return True
+
+
+@contextmanager
+def frozen(broker: RealBroker) -> Iterator[None]:
+    """Kafka stands still, and its connections stay open, as in a long pause of its Java."""
+    assert broker.pid is not None
+    os.kill(broker.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(broker.pid, signal.SIGCONT)

@@ -19,6 +19,7 @@ from versolog.projections.store import Store
 from versolog.schemas import codec as avro
 from versolog.schemas.codec import Codec, Record
 from versolog.schemas.errors import BrokenLog, Malformed, Unavailable, VersologError
+from versolog.schemas.kafka_errors import listed_offset
 from versolog.schemas.readings import Told, read_commit, read_outcomes
 from versolog.schemas.topics import Topics
 from versolog.streams import readers
@@ -181,7 +182,7 @@ class Ends:
         request = {TopicPartition(topic, number): spec for topic, number in places}
         try:
             futures = self._admin.list_offsets(request, isolation_level=isolation, request_timeout=REQUEST_TIMEOUT_S)
-            return {(place.topic, place.partition): future.result().offset for place, future in futures.items()}
+            return {(place.topic, place.partition): listed_offset(future) for place, future in futures.items()}
         except KafkaException as error:
             # librdkafka's admin client keeps the leader's epoch of before a broker's crash, and is then refused for
             # minutes (FENCED_LEADER_EPOCH), where its consumers and producers learn the new one.

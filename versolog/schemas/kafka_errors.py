@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from confluent_kafka import KafkaError, KafkaException
+from concurrent.futures import Future
+
+from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException
+from confluent_kafka.admin import ListOffsetsResultInfo
 
 from versolog.schemas.errors import Misconfigured, TooLarge, Unavailable, VersologError
 
@@ -51,3 +54,15 @@ def from_kafka(error: KafkaError | KafkaException, doing: str) -> VersologError:
     if advice is not None:
         return Misconfigured(f"{said}; {advice}", kafka=cause.name())
     return Unavailable(f"{said}; sending the same again is safe", kafka=cause.name())
+
+
+def listed_offset(answer: Future[ListOffsetsResultInfo]) -> int:
+    """The offset that `AdminClient.list_offsets` was asked for, waited for; -1 where no record has the time asked for.
+
+    Raises KafkaException, also where the broker that leads the partition did not answer: librdkafka forgets that error
+    when it joins the answers of several brokers, and says that the offset is OFFSET_INVALID, and that all is well.
+    """
+    offset = answer.result().offset
+    if offset == OFFSET_INVALID:
+        raise KafkaException(KafkaError(KafkaError._TRANSPORT, "the partition's leader did not answer"))
+    return offset

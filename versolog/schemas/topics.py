@@ -16,6 +16,7 @@ from confluent_kafka.admin import (
     ConfigEntry,
     ConfigResource,
     DescribeClusterResult,
+    ListOffsetsResultInfo,
     NewTopic,
     OffsetSpec,
     ResourceType,
@@ -23,7 +24,7 @@ from confluent_kafka.admin import (
 )
 
 from versolog.schemas.errors import Misconfigured, Unavailable, VersologError
-from versolog.schemas.kafka_errors import MAKE_TOPICS, from_kafka
+from versolog.schemas.kafka_errors import MAKE_TOPICS, from_kafka, listed_offset
 
 PREFIX = "versolog."
 RECORD_LIMIT_BYTES = 1_048_588
@@ -208,7 +209,15 @@ def _leaderless(admin: AdminClient, wanted: dict[str, tuple[int, dict[str, str]]
         for partition in range(count)
     }
     asked = admin.list_offsets(ends, request_timeout=REQUEST_TIMEOUT_S)
-    return sorted({place.topic for place, answer in asked.items() if answer.exception() is not None})
+    return sorted({place.topic for place, answer in asked.items() if not _answers(answer)})
+
+
+def _answers(asked: Future[ListOffsetsResultInfo]) -> bool:
+    try:
+        listed_offset(asked)
+    except KafkaException:
+        return False
+    return True
 
 
 def _describe_present(admin: AdminClient, names: list[str]) -> dict[str, TopicDescription]:

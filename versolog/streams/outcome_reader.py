@@ -18,7 +18,7 @@ from confluent_kafka.admin import AdminClient, ListOffsetsResultInfo, OffsetSpec
 from versolog.schemas import codec
 from versolog.schemas.codec import Codec
 from versolog.schemas.errors import Unavailable, VersologError
-from versolog.schemas.kafka_errors import PASSING, from_kafka
+from versolog.schemas.kafka_errors import PASSING, from_kafka, listed_offset
 from versolog.schemas.outcome import Outcome
 from versolog.streams.decision import Decision
 
@@ -127,14 +127,15 @@ class OutcomeReader:
         with suppress(KafkaException):
             self._admin.list_topics(self._topic, timeout=FLOORS_TIMEOUT_S)
         for place, asked in self._ask_for_ends().items():
-            while (error := asked.exception()) is not None:
-                if not isinstance(error, KafkaException):
-                    raise error
-                if error.args[0].code() not in PASSING or time.monotonic() > deadline:
-                    raise from_kafka(error, f"asking for the end of topic {self._topic}") from error
+            while True:
+                try:
+                    self.floors[place.partition] = listed_offset(asked)
+                    break
+                except KafkaException as error:
+                    if error.args[0].code() not in PASSING or time.monotonic() > deadline:
+                        raise from_kafka(error, f"asking for the end of topic {self._topic}") from error
                 time.sleep(RETRY_AFTER_S)
                 asked = self._ask_for_ends()[place]
-            self.floors[place.partition] = asked.result().offset
 
     def _ask_for_ends(self) -> dict[TopicPartition, Future[ListOffsetsResultInfo]]:
         ends = {
@@ -239,5 +240,5 @@ class OutcomeReader:
 
 
 def _raise_floor(floors: list[int], partition: int, answered: Future[ListOffsetsResultInfo]) -> None:
-    if answered.exception() is None:
-        floors[partition] = max(floors[partition], answered.result().offset)
+    with suppress(KafkaException):
+        floors[partition] = max(floors[partition], listed_offset(answered))
