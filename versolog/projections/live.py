@@ -25,7 +25,7 @@ from versolog.projections.tail import (
     OtherLog,
     Tail,
     catch_up,
-    reader,
+    reader_to_end,
     refuse_ahead,
     takes_effect,
 )
@@ -231,7 +231,7 @@ class LivePartition(Partition):
         offset = self.store.next_commit_offset - 1
         if offset < 0:
             return
-        with closing(reader(self._kafka, **{"enable.partition.eof": True})) as consumer:
+        with closing(reader_to_end(self._kafka)) as consumer:
             consumer.assign([TopicPartition(self._topics.commits, self.number, offset)])
             message = consumer.poll(REQUEST_TIMEOUT_S)
         error = None if message is None else message.error()

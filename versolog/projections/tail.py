@@ -152,6 +152,12 @@ def reader(kafka: dict[str, Any], **settings: Any) -> Consumer:
     return readers.reader(kafka, **{"queued.max.messages.kbytes": 32 * 1024, **settings})
 
 
+def reader_to_end(kafka: dict[str, Any], **settings: Any) -> Consumer:
+    """A `reader` that says where a partition ends. To learn that, it asks once more, and the broker keeps that question
+    for as long as it may; so it may not for long."""
+    return reader(kafka, **{"enable.partition.eof": True, "fetch.wait.max.ms": END_WAIT_MS, **settings})
+
+
 class Ends:
     """Where topics begin and end. Thread safe; keeps its connection."""
 
@@ -226,8 +232,7 @@ def _fold_to_ends(
     if not open_:
         return
     silent_s = 0.0
-    # The client asks once more to learn that it is at the end, and the broker keeps that question for as long as it may.
-    with closing(reader(kafka, **{"enable.partition.eof": True, "fetch.wait.max.ms": END_WAIT_MS})) as consumer:
+    with closing(reader_to_end(kafka)) as consumer:
         consumer.assign([place for place in tail.starts() if place.topic in open_])
         while open_:
             messages = fetched(consumer)
@@ -273,7 +278,7 @@ def last_record(kafka: dict[str, Any], ends_of: Ends, topic: str, number: int) -
     while end > first:
         start = max(first, end - back)
         found: bytes | None = None
-        with closing(reader(kafka, **{"enable.partition.eof": True})) as consumer:
+        with closing(reader_to_end(kafka)) as consumer:
             consumer.assign([TopicPartition(topic, number, start)])
             while (message := consumer.poll(REQUEST_TIMEOUT_S)) is not None:
                 error, value = message.error(), message.value()

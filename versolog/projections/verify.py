@@ -13,7 +13,7 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from versolog.projections.audit import StoreAudit
 from versolog.projections.store import Store
-from versolog.projections.tail import COMMIT, IDLE_POLL_S, OUTCOME, OUTCOMES, Ends, fetched, reader, takes_effect
+from versolog.projections.tail import COMMIT, IDLE_POLL_S, OUTCOME, OUTCOMES, Ends, fetched, reader_to_end, takes_effect
 from versolog.schemas import codec as avro
 from versolog.schemas.codec import Codec, Record
 from versolog.schemas.errors import Malformed, Unavailable
@@ -87,7 +87,7 @@ class Verifier:
         """Read everything up to now and compare. Blocks. Raises Unavailable where the log can't be read."""
         places = [(topic, self._partition) for topic in (self._topics.commits, self._topics.outcomes)]
         upto = ends.stable(places)
-        with closing(reader(kafka, **{"enable.partition.eof": True, "check.crcs": True})) as consumer:
+        with closing(reader_to_end(kafka, **{"check.crcs": True})) as consumer:
             self._read(consumer, ends.first(places), upto, self._check, progress)
             self._settle(consumer, ends, upto)
         for (group, version), offset in self._agreement.unnamed.items():
