@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from versolog.config import Settings
 from versolog.projections.ends import KafkaEnds
+from versolog.projections.follower import Follower
 from versolog.projections.http import Source
 from versolog.projections.http import app as http_app
 from versolog.projections.intake import KafkaIntake
@@ -29,7 +30,7 @@ from versolog.projections.live import LivePartition
 from versolog.projections.metrics import Counted
 from versolog.projections.node import Node
 from versolog.projections.rocks import MIB, Memory, StoreUnusable
-from versolog.projections.tail import Ends, Follower, OtherLog
+from versolog.projections.tail import Ends, OtherLog
 from versolog.schemas import codec as avro
 from versolog.schemas.codec import Codec
 from versolog.schemas.errors import BrokenLog, Unavailable, VersologError

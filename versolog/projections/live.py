@@ -17,11 +17,11 @@ from confluent_kafka import KafkaError, TopicPartition
 from versolog.projections.partition import Partition
 from versolog.projections.rocks import Memory, StoreLocked, StoreUnusable
 from versolog.projections.store import Store
+from versolog.projections.follower import Followed
 from versolog.projections.tail import (
     COMMIT,
     REQUEST_TIMEOUT_S,
     Ends,
-    Followed,
     OtherLog,
     Tail,
     catch_up,
