@@ -14,7 +14,7 @@ from benchmarks import floors, workloads
 from benchmarks.bench import Bench, apart, process_apart
 from benchmarks.logs import Log, check
 from benchmarks.measured import Result, Seen, Series, Side, Speed, WrongResultError, compared, speed, told
-from versolog.projections.replay import Log as ReplayedLog
+from versolog.projections.refold import Log as ReplayedLog
 from versolog.projections.replay import replay
 from versolog.schemas.registry import TopicRegistry
 from versolog.schemas.topics import describe

@@ -21,14 +21,15 @@ import httpx
 from versolog.config import Settings
 from versolog.projections.copy import Manifest
 from versolog.projections.digest import group_digest, standing, store_digest
-from versolog.projections.replay import Log, replay
+from versolog.projections.refold import Log, Registry
+from versolog.projections.replay import replay
 from versolog.projections.store import Store
 from versolog.projections.tail import Ends
 from versolog.projections.verify import Verified, Verifier
 from versolog.schemas.codec import Codec
+from versolog.schemas.registry import registry_of
 from versolog.schemas.topics import Topics, describe, ensure_topics
 from versolog.streams.producer import Producer
-from versolog.worker import registry_of
 
 READY_WITHIN_S = 60.0
 STOP_WITHIN_S = 12.0
@@ -219,11 +220,15 @@ class Cluster:
 
     @property
     def log(self) -> Log:
+        return Log(self.kafka, self.topics, describe(self.kafka, self.topics), self._registry)
+
+    @property
+    def _registry(self) -> Registry:
         settings = self.settings
-        return Log(self.kafka, self.topics, describe(self.kafka, self.topics), partial(registry_of, settings))
+        return partial(registry_of, settings.client, settings.topics, settings.registry_url)
 
     def codec(self) -> Codec:
-        return Codec(registry_of(self.settings))
+        return Codec(self._registry())
 
     @contextmanager
     def stores(self, name: str = "w1") -> Iterator[list[Store]]:

@@ -34,7 +34,7 @@ from versolog.projections.tail import Ends, OtherLog
 from versolog.schemas import codec as avro
 from versolog.schemas.codec import Codec
 from versolog.schemas.errors import BrokenLog, Unavailable, VersologError
-from versolog.schemas.registry import ConfluentRegistry, TopicRegistry
+from versolog.schemas.registry import TopicRegistry, registry_of
 from versolog.schemas.topics import ensure_topics
 from versolog.streams import failpoints
 from versolog.streams.ballots import Ballots
@@ -318,7 +318,7 @@ async def work(settings: Settings, ready: Callable[[str], None] = lambda url: No
             fsync=settings.fsync,
         )
     )
-    registry = registry_of(settings)
+    registry = registry_of(settings.client, settings.topics, settings.registry_url)
     codec = Codec(registry)
     for name in WRITTEN:
         await asyncio.to_thread(codec.id_of, avro.schema(name))
@@ -371,13 +371,6 @@ async def work(settings: Settings, ready: Callable[[str], None] = lambda url: No
 
 def _nobody_to_restart(partition: int, error: BaseException) -> None:
     raise AssertionError(f"partition {partition} failed before there was a runtime") from error
-
-
-def registry_of(settings: Settings) -> TopicRegistry | ConfluentRegistry:
-    """Where schema ids come from."""
-    if settings.registry_url is not None:
-        return ConfluentRegistry(settings.registry_url, settings.topics)
-    return TopicRegistry(settings.client, settings.topics)
 
 
 def _collect_garbage_rarely() -> None:

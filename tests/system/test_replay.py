@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import re
@@ -9,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -17,6 +18,8 @@ import pytest
 
 from tests.cluster import Cluster, eventually
 from tests.conftest import RealBroker
+from versolog.projections.refold import Folder, crew
+from versolog.schemas.errors import Malformed, Unavailable
 from versolog.schemas.outcome import Outcome
 from versolog.schemas.times import millis_to_text
 from versolog.streams.transaction import Transaction
@@ -202,6 +205,65 @@ def test_a_replay_that_was_ended_leaves_nothing_half_made(history: History, into
         process.communicate()
     assert history.cluster.replay(str(into)).digest == history.digest()
     assert list(into.parent.iterdir()) == [into], "what the killed one left is cleared away"
+
+
+class Work:
+    """This process is at its first partition until the other one is at work too, which does `other_does`."""
+
+    def __init__(self, directory: Path, other_does: Callable[[], int]) -> None:
+        self.first, self.met, self.other_does = os.getpid(), directory / "met", other_does
+
+    def __call__(self, folder: Folder, number: int, tell: Callable[[int], None]) -> tuple[int, bool]:
+        if os.getpid() != self.first:
+            self.met.touch()
+            return number, bool(self.other_does())
+        tell(0)  # and hear
+        eventually(self.met.exists, SOON_S, "the other one is at work")
+        time.sleep(0.02)
+        return number, False
+
+
+def is_well() -> int:
+    return True
+
+
+def is_killed() -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return 0
+
+
+def fails() -> int:
+    raise Malformed("a record can't be read", offset=7)
+
+
+def is_wrong() -> int:
+    return {}["a key"]  # type: ignore[no-any-return]
+
+
+def test_each_partition_is_taken_by_one_process(history: History, tmp_path: Path) -> None:
+    numbers = list(range(1, 100))
+    with crew(history.cluster.log, tmp_path / "stores", 2) as both:
+        answers = both.each(numbers, Work(tmp_path, is_well), lambda _: None)
+        assert sorted(number for number, _ in answers) == numbers
+        assert {by_other for _, by_other in answers} == {True, False}
+        again = both.each(numbers, Work(tmp_path, is_well), lambda _: None)
+        assert sorted(number for number, _ in again) == numbers
+
+
+@pytest.mark.parametrize(
+    ("other_does", "raised", "said"),
+    [
+        (is_killed, Unavailable, "was ended from outside"),
+        (fails, Malformed, "a record can't be read"),
+        (is_wrong, RuntimeError, "KeyError: 'a key'"),
+    ],
+)
+def test_what_happens_to_the_other_process_is_told(
+    history: History, tmp_path: Path, other_does: Callable[[], int], raised: type[Exception], said: str
+) -> None:
+    with crew(history.cluster.log, tmp_path / "stores", 2) as both, pytest.raises(raised, match=said):
+        both.each(range(1, 100), Work(tmp_path, other_does), lambda _: None)
+    assert all(child.name != "refold" for child in multiprocessing.active_children())
 
 
 def alive(process_group: int) -> bool:

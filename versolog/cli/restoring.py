@@ -44,10 +44,10 @@ def replay(
     registry_url: RegistryUrl = None, kafka: KafkaOption = None,
 ) -> None:  # fmt: skip
     """Rebuild a past version from offsets, and print its digest."""
-    from versolog.projections.replay import Log
+    from versolog.projections.refold import Log
     from versolog.projections.replay import replay as rebuild
+    from versolog.schemas.registry import registry_of
     from versolog.schemas.topics import describe
-    from versolog.worker import registry_of
 
     interrupt_on_sigterm()
     with errors_told(), progress("replaying") as told:
@@ -55,7 +55,8 @@ def replay(
             raise Invalid("--at and --cut say the same thing twice; give one of them")
         settings = settings_of(bootstrap=bootstrap, prefix=prefix, registry_url=registry_url, kafka=kafka)
         ids = describe(settings.client, settings.topics)
-        log = Log(settings.client, settings.topics, ids, partial(registry_of, settings))
+        registry = partial(registry_of, settings.client, settings.topics, settings.registry_url)
+        log = Log(settings.client, settings.topics, ids, registry)
         begun = time.monotonic()
         manifest = rebuild(log, into, at=at or cut, group=group, processes=processes, progress=told)
         took_s = time.monotonic() - begun
@@ -112,12 +113,12 @@ def _verify(settings: Settings, group: str | None, *, with_stores: bool, as_json
     from versolog.projections.tail import Ends
     from versolog.projections.verify import Verifier
     from versolog.schemas.codec import Codec
+    from versolog.schemas.registry import registry_of
     from versolog.schemas.topics import describe, partition_of
-    from versolog.worker import registry_of
 
     ids = describe(settings.client, settings.topics)
     numbers = range(ids.partitions) if group is None else [partition_of(group, ids.partitions)]
-    codec, ends = Codec(registry_of(settings)), Ends(settings.client)
+    codec, ends = Codec(registry_of(settings.client, settings.topics, settings.registry_url)), Ends(settings.client)
     commits = findings = 0
     for number in numbers:
         path = settings.data / f"partition-{number}"

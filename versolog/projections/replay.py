@@ -5,34 +5,28 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import glob
-import multiprocessing
 import os
 import shutil
-import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from queue import Empty
-from typing import Any
 
-from confluent_kafka import Message, Producer
+from confluent_kafka import Producer
 
-from versolog.lifetime import end_with_parent
-from versolog.projections.copy import Manifest, open_copy
-from versolog.projections.digest import group_digest, store_digest
+from versolog.projections.copy import Manifest
+from versolog.projections.digest import combined, group_digest
 from versolog.projections.moments import tagged_ms, unknown_tag
+from versolog.projections.refold import Folder, Log, Progress, Wanted, crew
 from versolog.projections.store import Store
-from versolog.projections.tail import OUTCOMES, Ends, Tail, catch_up, last_record
+from versolog.projections.tail import OUTCOMES, Ends, last_record
 from versolog.projections.views import View
 from versolog.schemas import codec as avro
-from versolog.schemas.codec import Codec, SchemaIds
+from versolog.schemas.codec import Codec
 from versolog.schemas.errors import Invalid, Misconfigured, NotFound, Unavailable
-from versolog.schemas.readings import Told, read_outcome
-from versolog.schemas.topics import TopicIds, Topics, partition_of
+from versolog.schemas.topics import partition_of
 from versolog.streams.participant import settled_at
 from versolog.streams.state import MAIN, STORE_GROUP, STORE_TAGS_TABLE
 from versolog.streams.versions import NameRef, TimeRef, parse_ref, resolve
@@ -40,72 +34,6 @@ from versolog.streams.versions import NameRef, TimeRef, parse_ref, resolve
 CLOSE_TIMEOUT_S = 15.0
 CLOSE_POLL_S = 0.2
 TICK = avro.schema("Tick")
-
-Registry = Callable[[], SchemaIds]
-"""Makes a way to the schemas; called once in each process."""
-Progress = Callable[[int, int], None]
-"""Told the records folded so far, and about how many there are."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What to rebuild: everything, one group up to a version, or everything up to a moment."""
-
-    group: str | None = None
-    version: int | None = None
-    time_ms: int | None = None
-
-    def takes_commit(self, record: dict[str, Any]) -> bool:
-        return (
-            (self.group is None or record["group"] == self.group)
-            and (self.version is None or record["version"] <= self.version)
-            and (self.time_ms is None or record["committed_at"] <= self.time_ms)
-        )
-
-    def takes_outcome(self, told: Told) -> bool:
-        if self.time_ms is None and self.group is None:
-            return True
-        result = read_outcome(told.body)
-        if self.time_ms is not None and result["committed_at"] > self.time_ms:
-            return False
-        if self.group is None:
-            return True
-        return any(
-            part["group"] == self.group and part["version"] <= (self.version or part["version"])
-            for part in result["parts"]
-        )
-
-
-class ReplayTail(Tail):
-    """A Tail that folds only what is wanted."""
-
-    def __init__(self, store: Store, topics: Topics, codec: Codec, wanted: Wanted) -> None:
-        super().__init__(store, topics, codec)
-        self._wanted = wanted
-        self._group = None if wanted.group is None else wanted.group.encode()
-        self.commits = 0
-
-    def takes(self, message: Message) -> bool:
-        """Commits of other groups are passed over by their key, without being read."""
-        return self._group is None or message.topic() == self._topics.outcomes or message.key() == self._group
-
-    def takes_commit(self, record: dict[str, Any]) -> bool:
-        taken = self._wanted.takes_commit(record)
-        self.commits += taken and record["piece"] == record["pieces"]
-        return taken
-
-    def takes_outcome(self, told: Told) -> bool:
-        return self._wanted.takes_outcome(told)
-
-
-@dataclass(frozen=True, slots=True)
-class Log:
-    """Where the log is, and what it is."""
-
-    kafka: dict[str, Any]
-    topics: Topics
-    ids: TopicIds
-    registry: Registry
 
 
 def replay(
@@ -124,11 +52,14 @@ def replay(
     with _fresh_directory(into) as directory:
         wanted = _wanted(log, directory, at, group)
         numbers = list(range(log.ids.partitions)) if group is None else [partition_of(group, log.ids.partitions)]
-        commits = _fold_all(log, directory, numbers, wanted, processes or os.cpu_count() or 1, progress)
-        manifest = Manifest(log.ids.identity, log.ids.partitions, at or "now", group, wanted.version, wanted.time_ms,
-                            commits, "")  # fmt: skip
-        manifest.write(directory)
-        manifest = _with_digest(directory, manifest)
+        with crew(log, directory, min(processes or os.cpu_count() or 1, len(numbers))) as all_hands:
+            commits = all_hands.fold(numbers, wanted, progress)
+            manifest = Manifest(log.ids.identity, log.ids.partitions, at or "now", group, wanted.version,
+                                wanted.time_ms, commits, "")  # fmt: skip
+            if group is None:
+                manifest = replace(manifest, digest=combined(all_hands.digests(numbers)).hex())
+            else:
+                manifest = _of_group(directory / f"partition-{numbers[0]}", manifest, group)
         manifest.write(directory)
     return manifest
 
@@ -205,7 +136,7 @@ def _folded(log: Log, scratch: Path, group: str) -> Iterator[Store]:
     """The group alone, as the log has it now: what names mean is asked of the log, so a replay needs no live store."""
     number = partition_of(group, log.ids.partitions)
     try:
-        _Folder(log, scratch, Wanted(group)).fold(number, None)
+        Folder(log, scratch).fold(number, Wanted(group), lambda _: None)
         with closing(Store.open(scratch / f"partition-{number}", partition=number, read_only=True)) as store:
             yield store
     finally:
@@ -248,113 +179,14 @@ def _clock(log: Log, ends: Ends, codec: Codec, number: int) -> int:
     return settled_at(record["checkpoint"]).clock
 
 
-# Folding, one partition a task, on all cores
-
-
-class _Folder:
-    """Folds one partition after the other, over the same connections."""
-
-    def __init__(self, log: Log, directory: Path, wanted: Wanted) -> None:
-        self._log, self._directory, self._wanted = log, directory, wanted
-        self._codec, self._ends = Codec(log.registry()), Ends(log.kafka)
-        directory.mkdir(parents=True, exist_ok=True)
-
-    def fold(self, number: int, progress: Callable[[int], None] | None) -> int:
-        """Fold the partition; answers the commits folded."""
-        log, path = self._log, self._directory / f"partition-{number}"
-        with closing(
-            Store.open(path, partition=number, codec=self._codec, identity=log.ids.identity, write_ahead=False)
-        ) as store:
-            tail = ReplayTail(store, log.topics, self._codec, self._wanted)
-            catch_up(tail, log.kafka, log.topics, self._ends, progress)
-            store.flush()
-            return tail.commits
-
-
-_folder: _Folder
-_heard: Any
-_over: Any
-
-
-def _fold_all(
-    log: Log, directory: Path, numbers: Sequence[int], wanted: Wanted, processes: int, progress: Progress | None
-) -> int:
-    """Fold the partitions; answers the commits folded."""
-    ends = Ends(log.kafka).stable([(topic, n) for n in numbers for topic in (log.topics.commits, log.topics.outcomes)])
-    told = _Told(sum(ends.values()), progress)
-    if processes == 1 or len(numbers) == 1:
-        folder = _Folder(log, directory, wanted)
-        return sum(folder.fold(number, told.add) for number in numbers)
-    context = multiprocessing.get_context("spawn")
-    heard, over = context.Queue(), context.Event()
-    busy_first = sorted(numbers, key=lambda number: -ends[log.topics.commits, number])
-    begin = (os.getpid(), log, directory, wanted, heard, over)
-    with ProcessPoolExecutor(min(processes, len(numbers)), context, _begin, begin) as pool:
-        try:
-            tasks = [pool.submit(_fold_in_process, number) for number in busy_first]
-            _pass_on(heard, tasks, told)
-            return sum(task.result() for task in tasks)
-        except BaseException:
-            over.set()  # else the tasks under way would be waited for
-            raise
-
-
-def _begin(parent: int, log: Log, directory: Path, wanted: Wanted, heard: Any, over: Any) -> None:
-    """Make one process of the pool ready for its tasks."""
-    global _folder, _heard, _over
-    end_with_parent(signal.SIGKILL, parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends Ctrl-C to all; the first process says what then
-    heard.cancel_join_thread()  # nobody listens any more when the first process gives up
-    _folder, _heard, _over = _Folder(log, directory, wanted), heard, over
-
-
-def _fold_in_process(number: int) -> int:
-    return _folder.fold(number, _tell)
-
-
-def _tell(records: int) -> None:
-    if _over.is_set():
-        raise Unavailable("the replay was given up")
-    _heard.put(records)
-
-
-def _pass_on(heard: Any, tasks: Sequence[Future[int]], told: _Told) -> None:
-    """Tell how far the tasks are until all have ended. Raises what the first of them that fails raised."""
-    while not all(task.done() for task in tasks):
-        with contextlib.suppress(Empty):
-            told.add(heard.get(timeout=CLOSE_POLL_S))
-        for task in tasks:
-            if task.done():
-                task.result()
-
-
-class _Told:
-    """Adds up what each partition tells."""
-
-    def __init__(self, about: int, progress: Progress | None) -> None:
-        self._about, self._progress, self._records = about, progress, 0
-
-    def add(self, records: int) -> None:
-        self._records += records
-        if self._progress is not None:
-            self._progress(self._records, self._about)
-
-
-def _with_digest(directory: Path, manifest: Manifest) -> Manifest:
-    """The manifest with the digest of what was rebuilt, and the moment up to which it answers."""
-    _, partitions = open_copy(directory)
-    try:
-        time_ms = manifest.time_ms
-        stores = [partition.store for partition in partitions.values()]
-        if manifest.group is not None and stores[0].head(manifest.group) is None:
-            group = manifest.group
+def _of_group(path: Path, manifest: Manifest, group: str) -> Manifest:
+    """The manifest with the digest of the one group that was rebuilt, and the moment up to which it answers."""
+    with closing(Store.open(path, read_only=True)) as store:
+        if store.head(group) is None:
             raise NotFound(f"no group {group!r}: nothing was written to it by then", code="unknown-group", group=group)
-        if manifest.version is not None and manifest.group is not None:
-            step = stores[0].step(manifest.group, manifest.version)
+        time_ms = manifest.time_ms
+        if manifest.version is not None:
+            step = store.step(group, manifest.version)
             assert step is not None, "the version was folded"
             time_ms = step.committed_at - 1  # a later version may have the same committed_at and is not here
-        digest = store_digest(stores) if manifest.group is None else group_digest(stores[0], manifest.group)
-        return replace(manifest, digest=digest.hex(), time_ms=time_ms)
-    finally:
-        for partition in partitions.values():
-            partition.close()
+        return replace(manifest, digest=group_digest(store, group).hex(), time_ms=time_ms)

@@ -302,6 +302,13 @@ class ConfluentRegistry:
         return answer
 
 
+def registry_of(
+    kafka: Mapping[str, Any], topics: Topics, registry_url: str | None
+) -> TopicRegistry | ConfluentRegistry:
+    """Where schema ids come from: the Schema Registry at a URL, or else the schemas topic."""
+    return TopicRegistry(kafka, topics) if registry_url is None else ConfluentRegistry(registry_url, topics)
+
+
 def _registry_error(response: httpx.Response, path: str) -> VersologError:
     said = f"the schema registry answers {response.status_code} to {path}: {response.text[:300]}"
     if response.status_code == HTTPStatus.NOT_FOUND and path.startswith("/schemas/"):

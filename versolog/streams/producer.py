@@ -17,7 +17,7 @@ from versolog.schemas import codec, times
 from versolog.schemas.codec import Codec, frame
 from versolog.schemas.errors import Conflict, Invalid, Misconfigured, TooMany, Unavailable, VersologError
 from versolog.schemas.outcome import Outcome
-from versolog.schemas.registry import ConfluentRegistry, TopicRegistry
+from versolog.schemas.registry import registry_of
 from versolog.schemas.topics import PREFIX, Topics, describe, partition_of
 from versolog.streams.chain import intent_hash
 from versolog.streams.link import Link, TransactionRecord
@@ -74,7 +74,7 @@ class Producer:
         ]
         self.topics = Topics(prefix)
         self.partitions = describe(kafka, self.topics).partitions
-        self._ids = _schema_ids(kafka, self.topics, registry_url)
+        self._ids = registry_of(kafka, self.topics, registry_url)
         records = Codec(self._ids)
         self._frame = frame(records.id_of(_TRANSACTION), b"")
         self._reader = OutcomeReader(kafka, self.topics.outcomes, self.partitions, records)
@@ -354,12 +354,6 @@ class AsyncProducer:
                 "the producer is not connected yet; use `async with AsyncProducer(…)`, or await start()"
             )
         return self._started
-
-
-def _schema_ids(
-    settings: dict[str, Any], topics: Topics, registry_url: str | None
-) -> TopicRegistry | ConfluentRegistry:
-    return TopicRegistry(settings, topics) if registry_url is None else ConfluentRegistry(registry_url, topics)
 
 
 def _let_go(made: asyncio.Task[Producer]) -> None:
