@@ -10,7 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple, ParamSpec, TypeVar
 from urllib.parse import urlsplit
@@ -253,6 +253,13 @@ def apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """What `function` answers in a fresh process, so that neither side of a comparison has the other's memory."""
     with process_apart() as (_, pool):
         return pool.submit(function, *args, **kwargs).result()
+
+
+def at_once(count: int, function: Callable[[], T]) -> list[T]:
+    """What `function` answers in each of `count` fresh processes, which begin together."""
+    with ExitStack() as stack:
+        pools = [stack.enter_context(process_apart())[1] for _ in range(count)]
+        return [answer.result() for answer in [pool.submit(function) for pool in pools]]
 
 
 @contextmanager

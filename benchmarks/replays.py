@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks import floors, workloads
-from benchmarks.bench import Bench, apart, process_apart
+from benchmarks import floors, machine, workloads
+from benchmarks.bench import Bench, apart, at_once, process_apart
 from benchmarks.logs import Log, check
 from benchmarks.measured import Result, Seen, Series, Side, Speed, WrongResultError, compared, speed, told
 from versolog.projections.refold import Log as ReplayedLog
@@ -50,14 +50,19 @@ def measure(bench: Bench) -> Iterator[Result]:
     cores: list[Replayed] = []
     read: list[Speed] = []
     least: list[Speed] = []
+    hashed: list[float] = []
+    hashed_at_once: list[float] = []
     for _ in bench.rounds("replay"):
         one.append(_checked(_apart(bench, log, 1), log, live))
         cores.append(_checked(_apart(bench, log, os.cpu_count() or 1), log, live))
         read.append(apart(floors.consume, log, log.topics.commits))
         least.append(_least(bench, log))
+        hashed += at_once(1, machine.hash_records)
+        hashed_at_once.append(sum(at_once(os.cpu_count() or 1, machine.hash_records)))
         bench.say(f"  versolog {told(one[-1].folding)}, with the digest {told(one[-1].whole)}, all cores "
                   f"{cores[-1].folding.per_s:,.0f}/s, consume + decode + put {told(least[-1])}, "
-                  f"consume {told(read[-1])}")  # fmt: skip
+                  f"consume {told(read[-1])}, hashing by all cores {hashed_at_once[-1] / hashed[-1]:.2f} times as fast "
+              "as by one")  # fmt: skip
     if bench.profiles:
         _checked(_apart(bench, log, 1, "replay"), log, live)
     bench.forget(log)
@@ -70,6 +75,10 @@ def measure(bench: Bench) -> Iterator[Result]:
     alone = Series.of(each.folding.per_s for each in one)
     single = Side("the same by one process", alone, ratio_target=PROCESSES_TARGET)
     yield Result(f"replay, {os.cpu_count()} processes", "/s", parallel, checked, (single,))
+    yield Result(
+        f"SHA-256 by {os.cpu_count()} Python processes at once, which share nothing", "/s", Series.of(hashed_at_once),
+        "what two cores of this machine do more than one of them", (Side("by one of them alone", Series.of(hashed)),),
+    )  # fmt: skip
 
 
 def replayed(log: Log, into: Path, processes: int) -> Replayed:
