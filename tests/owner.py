@@ -21,6 +21,7 @@ from versolog.streams.ballots import Ballots
 from versolog.streams.carrier import Carrier
 from versolog.streams.committer import Committer
 from versolog.streams.decide import OUTCOME, Decision
+from versolog.streams.pace import Pace
 
 WAIT_S = 30.0
 
@@ -63,7 +64,8 @@ class Owner:
         self.ballots.start()
         self.committer = Committer(
             0, partitions=cluster.partitions, replica=self.partition, kafka=cluster.kafka, topics=cluster.topics,
-            codec=codec, ballots=self.ballots, threads=threads, tally=self, first_kept=first_kept, failed=self._failed,
+            codec=codec, ballots=self.ballots, pace=Pace(), threads=threads, tally=self, first_kept=first_kept,
+            failed=self._failed,
         )  # fmt: skip
 
     async def recover(self) -> int:

@@ -42,6 +42,7 @@ from versolog.streams.carrier import Carrier
 from versolog.streams.committer import Committer
 from versolog.streams.lanes import Record
 from versolog.streams.ownership import owners
+from versolog.streams.pace import Pace
 from versolog.streams.participant import settled_at
 from versolog.streams.runtime import HttpServer, WorkerRuntime
 from versolog.streams.sequencer import SEQUENCER_BESIDE, Sequencer
@@ -78,6 +79,7 @@ class Worker:
         self._follower = Follower(settings.client, settings.topics)
         self._carrier = Carrier(settings.client, "versolog-carrier")
         self._ballots = Ballots(settings.client, settings.topics, codec, self._carrier)
+        self._pace = Pace()
         self._sequencer = Sequencer(settings.client, settings.topics, codec, settings.partitions, self._carrier)
         memory = Memory(settings.cache_mib * MIB)
         self.partitions = {
@@ -239,6 +241,7 @@ class Worker:
             topics=topics,
             codec=self._codec,
             ballots=self._ballots,
+            pace=self._pace,
             threads=self._threads,
             tally=self._counted,
             first_kept=first_kept,

@@ -26,6 +26,7 @@ from versolog.schemas.topics import partition_of
 from versolog.streams import committer, participant
 from versolog.streams.chain import intent_hash
 from versolog.streams.decide import Asked, Decision, decision_on, is_lengthy
+from versolog.streams.pace import Pace
 from versolog.streams.state import Level, State
 from versolog.streams.transaction import Transaction
 
@@ -69,8 +70,7 @@ def log_adds_up(cluster: Cluster, total: int) -> None:
 @asynccontextmanager
 async def resting(cluster: Cluster, send: Send, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Owner, int]]:
     """An owner that has committed `a`, has taken in `b`, at the offset told, and rests before it commits that."""
-    monkeypatch.setattr(committer, "REST_COMMITS", 10_000)
-    monkeypatch.setattr(committer, "REST_MAX_S", REST_S)
+    monkeypatch.setattr(Pace, "rest_s", lambda *_: REST_S)
     send(count("a"))
     async with owner(cluster) as one:
         start = await one.decide_all()

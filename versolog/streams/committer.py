@@ -33,6 +33,7 @@ from versolog.streams.decide import COMMIT, Asked, Decision, asked_by_share, is_
 from versolog.streams.failpoints import reach
 from versolog.streams.lanes import Record as LogRecord
 from versolog.streams.overlay import Layer, Overlay
+from versolog.streams.pace import Pace
 from versolog.streams.participant import Job, Participant, Settled, settled_at
 from versolog.streams.shares import SHARE, Vote
 from versolog.streams.state import State
@@ -55,10 +56,6 @@ votes are not, so what waits goes on."""
 UNDECIDED_BYTES_MAX = 32 * 1024 * 1024
 SCHEMAS_ASKED_AT_ONCE = 10
 TICKS_REST_S = 0.2
-REST_COMMITS = 3
-"""Between small batches a partition rests so many times as long as the last commit took."""
-REST_MAX_S = 0.05
-"""And no longer: a commit can take seconds, where Kafka is away; what comes after it is not to wait for that."""
 KAFKA_TRANSACTION_TIMEOUT_MS = 10_000
 COMMIT_TIMEOUT_S = 15.0
 FENCE_TIMEOUT_S = 30.0
@@ -180,6 +177,7 @@ class Committer:
         topics: Topics,
         codec: Codec,
         ballots: Ballots,
+        pace: Pace,
         threads: ThreadPoolExecutor,
         tally: Tally,
         first_kept: Callable[[int], int],
@@ -189,7 +187,7 @@ class Committer:
         called on the event loop when a commit failed: `take` would say so too, but it may be long until the next."""
         self._partition, self._partitions = partition, partitions
         self._replica, self._kafka, self._topics, self._codec = replica, kafka, topics, codec
-        self._ballots = ballots
+        self._ballots, self._pace = ballots, pace
         self._participant: Participant | None = None
         self._threads, self._tally, self._first_kept, self._failed = threads, tally, first_kept, failed
         self._commit_schema_id = codec.id_of(COMMIT)
@@ -483,18 +481,24 @@ class Committer:
     # Committing, one batch after the other
 
     async def _commit_batches(self) -> None:
-        """Commit what is decided, again and again. It rests a few times as long as a commit took, unless a large batch is
-        at hand: when Kafka is busy its transactions take longer, so there are fewer and larger ones, and one alone waits
-        for nobody."""
+        """Commit what is decided, again and again, until this is stopped. It may rest in between, unless a large batch is at
+        hand."""
+        with self._pace.kept(self._partition):
+            await self._commit_each_batch()
+
+    async def _commit_each_batch(self) -> None:
         participant = self._participant
         assert participant is not None, "recover comes first"
-        rest_until_s = 0.0
+        ended = commit_s = 0.0
         while self._open.settled or not self._stopping:
+            if not self._open.settled:
+                self._pace.end(self._partition)
             await self._has_work.wait()
             self._has_work.clear()
             if not self._open.settled:
                 continue
-            rest_s = rest_until_s - time.perf_counter()
+            self._pace.begin(self._partition)
+            rest_s = ended + self._pace.rest_s(self._partition, commit_s, self._open.transactions) - time.perf_counter()
             if rest_s > 0 and self._open.transactions < BATCH_TRANSACTIONS_MIN and not self._stopping:
                 await asyncio.sleep(rest_s)
             if participant is not self._participant:
@@ -507,9 +511,9 @@ class Committer:
             begun = time.perf_counter()
             await self._in_thread(partial(self._commit, batch))
             ended = time.perf_counter()
-            rest_until_s = ended + min(REST_COMMITS * (ended - begun), REST_MAX_S)
+            commit_s = ended - begun
             self._ticks_rest_until_s = ended + TICKS_REST_S
-            self._tally.committed(self._partition, batch.transactions, ended - begun)
+            self._tally.committed(self._partition, batch.transactions, commit_s)
             self._overlay.drop(batch.layer)
             self._stored += len(batch.decisions)
             self._committing = None

@@ -1,0 +1,55 @@
+"""A partition rests between batches by how much its worker has to do."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import pytest
+
+from versolog.streams.pace import MANY_WAITING, REST_COMMITS, REST_MAX_S, Pace
+
+COMMIT_S = 0.01
+
+
+def test_one_that_comes_alone_waits_for_nobody() -> None:
+    pace = Pace()
+    with ExitStack() as entered:
+        for partition in range(4):
+            entered.enter_context(pace.kept(partition))
+        pace.begin(0)
+        assert pace.rest_s(0, COMMIT_S, 1) == 0
+
+
+def test_it_rests_longer_the_more_partitions_are_at_work() -> None:
+    pace, rests = Pace(), []
+    with ExitStack() as entered:
+        for partition in range(4):
+            entered.enter_context(pace.kept(partition))
+        for partition in range(4):
+            pace.begin(partition)
+            rests.append(pace.rest_s(0, COMMIT_S, 1))
+        assert rests == pytest.approx([part / 3 * REST_COMMITS * COMMIT_S for part in range(4)])
+        pace.end(2)
+        assert pace.rest_s(0, COMMIT_S, 1) == pytest.approx(rests[2])
+
+
+def test_a_partition_that_ended_is_not_counted() -> None:
+    pace = Pace()
+    with pace.kept(0):
+        with pace.kept(1), pace.kept(2):
+            pace.begin(1)
+            assert pace.rest_s(0, COMMIT_S, 1) == pytest.approx(REST_COMMITS * COMMIT_S / 2)
+        assert pace.rest_s(0, COMMIT_S, 1) == 0
+
+
+def test_many_at_hand_are_reason_enough() -> None:
+    pace = Pace()
+    with pace.kept(0):
+        assert pace.rest_s(0, COMMIT_S, MANY_WAITING + 1) == pytest.approx(REST_COMMITS * COMMIT_S)
+        assert pace.rest_s(0, COMMIT_S, 10 * MANY_WAITING) == pytest.approx(REST_COMMITS * COMMIT_S)
+
+
+def test_a_commit_that_took_seconds_is_no_reason_to_rest_for_long() -> None:
+    pace = Pace()
+    with pace.kept(0):
+        assert pace.rest_s(0, 5.0, 10 * MANY_WAITING) == REST_MAX_S

@@ -1,0 +1,47 @@
+"""How long a committer rests between small batches, by how much the worker has to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+REST_COMMITS = 3
+"""Where everything is busy, a partition rests so many times as long as the last commit took."""
+REST_MAX_S = 0.05
+"""And no longer: a commit can take seconds, where Kafka is away; what comes after it is not to wait for that."""
+MANY_WAITING = 50
+"""With so many transactions at hand a partition counts as busy, whatever the others do."""
+
+
+class Pace:
+    """Shared by the committers of one worker. Each Kafka transaction costs the worker and the broker the same few
+    milliseconds of a processor, whatever it holds: where many want one, they do better to be fewer and larger; where few
+    do, one that waits for company waits for nobody."""
+
+    def __init__(self) -> None:
+        self._members: set[int] = set()
+        self._at_work: set[int] = set()
+
+    def begin(self, partition: int) -> None:
+        """The partition commits, or has something to commit."""
+        self._at_work.add(partition)
+
+    def end(self, partition: int) -> None:
+        """It has nothing to commit."""
+        self._at_work.discard(partition)
+
+    @contextmanager
+    def kept(self, partition: int) -> Iterator[None]:
+        """The partition is one of those that commit."""
+        self._members.add(partition)
+        try:
+            yield
+        finally:
+            self._members.discard(partition)
+            self._at_work.discard(partition)
+
+    def rest_s(self, partition: int, commit_s: float, waiting: int) -> float:
+        """For how long `partition` rests after a commit that took `commit_s`, with `waiting` transactions at hand."""
+        others = len(self._members) - 1
+        busy = len(self._at_work - {partition}) / others if others > 0 else 0.0
+        return min(REST_COMMITS * commit_s, REST_MAX_S) * min(busy + (waiting - 1) / MANY_WAITING, 1.0)
