@@ -226,7 +226,7 @@ class _Others:
         self._free: dict[Connection, SpawnProcess] = {}
         self._busy: dict[Connection, SpawnProcess] = {}
         # The terminal sends Ctrl-C to all of them, and this process alone is to answer it.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        mask_before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             for _ in range(count):
                 here, there = context.Pipe()
@@ -239,7 +239,7 @@ class _Others:
             self.close()
             raise
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask_before)
 
     def each(self, folder: Folder, numbers: Sequence[int], work: Work[Answer], tell: Tell) -> list[Answer]:
         """As `Crew.each`; this process does its part with `folder`."""
