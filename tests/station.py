@@ -92,12 +92,20 @@ class Faults:
         self.done: list[str] = []
 
     def go_on(self, over: Callable[[], bool]) -> None:
-        """One after the other until it is `over`."""
+        """One after the other until it is `over`. All workers run then."""
         while not over():
+            self._start_who_ended()
             until = time.monotonic() + self._random.uniform(5.0, 9.0)
             while time.monotonic() < until and not over():
                 time.sleep(0.1)
             self._hurt(self._random.choice([*self._names, *self._names, "broker"]))
+        self._start_who_ended()
+
+    def _start_who_ended(self) -> None:
+        """As a supervisor would: a worker ends with an error where Kafka does not answer while it starts."""
+        for name in self._names:
+            if not self._cluster.workers[name].running:
+                self._cluster.start(name)
 
     def _hurt(self, victim: str) -> None:
         if victim == "broker":

@@ -105,7 +105,6 @@ def test_a_broker_that_stands_still_is_no_empty_log(
     new_cluster: Callable[..., Cluster], own_broker: RealBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who believed that would make its store anew, and verify nothing and find it good."""
-    monkeypatch.setattr(tail, "REQUEST_TIMEOUT_S", 0.5)
     cluster = new_cluster(own_broker, partitions=1)
     places = [(topic, 0) for topic in (cluster.topics.transactions, cluster.topics.commits, cluster.topics.outcomes)]
 
@@ -121,6 +120,7 @@ def test_a_broker_that_stands_still_is_no_empty_log(
             ]
             for ask in (verifiers_ends.stable, *questions):
                 ask(places)  # and know from now on who leads them
+            monkeypatch.setattr(tail, "REQUEST_TIMEOUT_S", 0.5)
             with frozen(own_broker):
                 for ask in questions:
                     with pytest.raises(Unavailable, match="did not say how far"):
@@ -129,6 +129,7 @@ def test_a_broker_that_stands_still_is_no_empty_log(
                     verifier.run(cluster.kafka, verifiers_ends)
                 with pytest.raises(Unavailable):
                     one.partition.reconcile()
+            monkeypatch.setattr(tail, "REQUEST_TIMEOUT_S", SOON_S)
             eventually(lambda: answered(one.partition.reconcile), SOON_S, "Kafka answers again")
             assert one.partition.store is store, "it was not made anew"
             assert store.version_at("a", 2**60) == 1

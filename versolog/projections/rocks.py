@@ -31,6 +31,9 @@ from versolog.schemas.errors import BrokenLog, Misconfigured, Unavailable, Verso
 
 KIB, MIB = 1024, 1024 * 1024
 CACHE_BYTES = 160 * MIB
+SHORT_FROM = 0.8
+"""Of the memory for writes. RocksDB thinks so from 7/8 on."""
+ACTIVE_BYTES = "rocksdb.cur-size-active-mem-table"
 NEAR_MAX = 4
 """Steps to try before a seek, which costs as much as five of them."""
 REOPEN_TIMEOUT_S = 5.0
@@ -58,10 +61,16 @@ class Memory:
     def __init__(self, cache_bytes: int = CACHE_BYTES, write_bytes: int | None = None) -> None:
         """`write_bytes` is a part of `cache_bytes`, a third of it if it is not given: what writes don't use is left for
         reads."""
-        if write_bytes is None:
-            write_bytes = cache_bytes // 3
+        self.write_bytes = cache_bytes // 3 if write_bytes is None else write_bytes
         self.cache = Cache(cache_bytes)
-        self.writes = WriteBufferManager.new_write_buffer_manager_with_cache(write_bytes, False, self.cache)
+        self.writes = WriteBufferManager.new_write_buffer_manager_with_cache(self.write_bytes, False, self.cache)
+        self.stores: set[Rocks] = set()
+        """Those that write."""
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the writes that are in no file yet take nearly all that they may."""
+        return self.writes.get_usage() > self.write_bytes * SHORT_FROM
 
 
 class Rocks:
@@ -72,6 +81,7 @@ class Rocks:
         self.path = path
         self.read_only = read_only
         self._write_ahead = write_ahead
+        self._memory = memory
         self._how = WriteOptions()
         self._how.disable_wal = not write_ahead  # type: ignore[assignment, method-assign]  # not what the stub says
         self.closed = False
@@ -80,6 +90,8 @@ class Rocks:
         handle = self._root.get_column_family_handle
         self.handles = Families(**{name: handle(name) for name in layout.FAMILIES})
         """The families, for a batch. They would keep the directory locked, so `close` takes them out of here."""
+        if not read_only:
+            memory.stores.add(self)
 
     def close(self) -> None:
         """Let go of the directory, once reads under way have noticed. Closing again is harmless. Raises Unavailable where
@@ -87,6 +99,7 @@ class Rocks:
         if self.closed:
             return
         self.closed = True
+        self._memory.stores.discard(self)
         failed: Exception | None = None
         for family in (*self._families.values(), self._root):
             try:
@@ -155,8 +168,23 @@ class Rocks:
         assert isinstance(batch, WriteBatch)
         try:
             self._root.write(batch, self._how)
+            if self._memory.is_short:
+                self._leave_room()
         except Exception as error:
             raise self.failure(error) from error
+
+    def _leave_room(self) -> None:
+        """Begin to put into files what is written, where that is more than this store's part of the memory.
+
+        RocksDB does so only as a store is written to. One that takes much and is not written to again would keep it, and
+        have all others begin a new file with each of their writes.
+        """
+        part = self._memory.write_bytes / (len(self._memory.stores) or 1)
+        held = {family: family.property_int_value(ACTIVE_BYTES) or 0 for family in self._families.values()}
+        if sum(held.values()) > part:
+            for family, size in held.items():
+                if size > part / len(held):
+                    family.flush(wait=False)
 
     def put(self, family: str, key: bytes, value: bytes) -> None:
         """Write one value."""
