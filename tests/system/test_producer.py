@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
@@ -36,6 +37,7 @@ from versolog.schemas.errors import (
 from versolog.schemas.topics import Topics, ensure_topics, partition_of
 from versolog.streams import link, outcome_reader
 from versolog.streams.producer import AsyncProducer, Producer
+from versolog.streams.stalls import Stalls
 from versolog.streams.transaction import Transaction
 
 TRANSACTION = codec.schema("Transaction")
@@ -271,6 +273,29 @@ def test_who_sent_first_may_ask_last(broker: RealBroker, topics: Topics, decider
         assert p.send(put(group)).outcome().version == 2
         assert not early.decided()
         assert early.outcome().version == 1
+
+
+def test_outcomes_are_read_by_another_consumer_where_one_has_stalled(
+    broker: RealBroker, topics: Topics, decider: Decider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As librdkafka's can after the broker crashed: nothing comes any more, and no error."""
+    made: list[Consumer] = []
+
+    class First(Consumer):
+        """The first that is made is deaf."""
+
+        def __init__(self, settings: dict[str, Any]) -> None:
+            super().__init__(settings)
+            made.append(self)
+
+        def poll(self, timeout: float = -1) -> Message | None:
+            return None if self is made[0] else super().poll(timeout)
+
+    monkeypatch.setattr(outcome_reader, "Consumer", First)
+    monkeypatch.setattr(outcome_reader, "Stalls", partial(Stalls, 0.2))
+    with Producer(broker.bootstrap, prefix=topics.prefix) as p:
+        assert p.send(put()).outcome(timeout_s=WITHIN_S).committed
+    assert len(made) > 1
 
 
 def test_outcomes_come_in_the_order_asked(broker: RealBroker, topics: Topics, decider: Decider) -> None:

@@ -8,7 +8,7 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from versolog.schemas.errors import Unavailable, VersologError
 from versolog.schemas.kafka_errors import PASSING, from_kafka, listed_offset
 from versolog.schemas.outcome import Outcome
 from versolog.streams.decision import Decision
+from versolog.streams.stalls import Stalls
 
 IDLE_S = 10.0
 """So long after the last one stopped waiting a partition is still read, for the next one to be answered at once."""
@@ -42,11 +43,13 @@ logger = logging.getLogger(__name__)
 class _Followed:
     """A partition to be read: from which offset, whether it is so already, for how many, and since when for nobody."""
 
-    __slots__ = ("assigned", "idle_since", "since", "waiting")
+    __slots__ = ("assigned", "idle_since", "next_offset", "since", "waiting")
 
     def __init__(self, since: int) -> None:
         self.since = since
         self.assigned: int | None = None
+        self.next_offset = since
+        """Behind what has been read."""
         self.waiting = 0
         self.idle_since = 0.0
 
@@ -160,8 +163,36 @@ class OutcomeReader:
             self._thread.start()
 
     def _run(self) -> None:
-        # Made, asked and closed by this thread alone: a call from another one waits until nobody polls.
-        consumer = Consumer(
+        stalls = Stalls()
+        while not self._closed:
+            # Made, asked and closed by this thread alone: a call from another one waits until nobody polls.
+            with closing(self._consumer()) as consumer:
+                try:
+                    self._read(consumer, stalls)
+                except Unavailable as stalled:
+                    logger.warning("outcomes are read again: %s", stalled.detail)
+                    with self._changing:
+                        for followed in self._followed.values():
+                            followed.assigned = None
+
+    def _read(self, consumer: Consumer, stalls: Stalls) -> None:
+        while self._wait_for_work(consumer):
+            message = consumer.poll(POLL_S)
+            if message is not None:
+                self._take(message)
+                for further in consumer.consume(RECORDS_AT_ONCE, 0):
+                    self._take(further)
+            stalls.look(consumer, self._next_offsets)
+
+    def _next_offsets(self) -> dict[tuple[str, int], int]:
+        return {
+            (self._topic, partition): followed.next_offset
+            for partition, followed in list(self._followed.items())
+            if followed.waiting
+        }
+
+    def _consumer(self) -> Consumer:
+        return Consumer(
             {
                 "fetch.wait.max.ms": 20,
                 "queued.max.messages.kbytes": 16_384,
@@ -176,13 +207,6 @@ class OutcomeReader:
                 "log_level": 0,
             }
         )
-        while self._wait_for_work(consumer):
-            message = consumer.poll(POLL_S)
-            if message is not None:
-                self._take(message)
-                for further in consumer.consume(RECORDS_AT_ONCE, 0):
-                    self._take(further)
-        consumer.close()
 
     def _wait_for_work(self, consumer: Consumer) -> bool:
         """Wait until a partition is followed, and have those assigned that are. False once closed."""
@@ -203,13 +227,16 @@ class OutcomeReader:
         if followed.assigned is not None:
             consumer.incremental_unassign([place])
         consumer.incremental_assign([place])
-        followed.assigned = followed.since
+        followed.assigned = followed.next_offset = followed.since
 
     def _take(self, message: Message) -> None:
         error = message.error()
         if error is not None:
             self._complain(error)
             return
+        followed = self._followed.get(message.partition() or 0)
+        if followed is not None:
+            followed.next_offset = (message.offset() or 0) + 1
         try:
             _, record = self._records.read(message.value(), _OUTCOMES)
         except VersologError as reason:

@@ -41,7 +41,9 @@ class Stalls:
         behind: dict[Place, int] = {}
         for place, offset in next_offsets().items():
             end = _end(consumer, place)
-            if end is None or end <= offset + 1 or self._tried.get(place) == (offset, end):
+            if end is None:
+                break  # nobody answers: who waited for each of them would wait for long
+            if end <= offset + 1 or self._tried.get(place) == (offset, end):
                 continue  # the last offset before the end can be that of a marker
             if self._behind.get(place) == offset:
                 self._behind, self._looked_at_s = {}, time.monotonic()
