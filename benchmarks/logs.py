@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
@@ -80,12 +81,12 @@ def fill(log: Log, transactions: Iterable[Transaction]) -> None:
             write(tx)
 
 
-def pace(log: Log, per_s: float, seconds: float) -> int:
-    """Write as many transactions of one change each second, evenly; how many they were."""
+def pace(log: Log, per_s: float, over: Path) -> int:
+    """Write so many transactions of one change a second, evenly, until there is a file `over`; how many they were."""
     begun_s, count = time.perf_counter(), 0
     with _written(log) as write:
-        while (gone_s := time.perf_counter() - begun_s) < seconds:
-            due = int(gone_s * per_s)
+        while not over.exists():
+            due = int((time.perf_counter() - begun_s) * per_s)
             for number in range(count, due):
                 write(item_moved(number))
             count = max(count, due)

@@ -55,7 +55,8 @@ def measure(bench: Bench) -> Iterator[Result]:
     for _ in bench.rounds(f"a soak of {seconds / 60:.0f} minutes at {per_s:,.0f}/s", 1):
         with bench.worker(log) as worker, process_apart() as (_, load), process_apart() as (_, writes):
             worker.ready()
-            loading = load.submit(pace, log, per_s, seconds + 2)
+            over = bench.directory(log) / "over"
+            loading = load.submit(pace, log, per_s, over)
             for number in range(SLICES):
                 timed = writes.submit(paced_writes, worker.server, f"timed-{number}", WRITES_PER_S, seconds / SLICES)
                 slices.append(Slice(Latency.of(timed.result()), memory_mib(worker.pid, most=False)))
@@ -63,6 +64,7 @@ def measure(bench: Bench) -> Iterator[Result]:
                     f"  p50 {slices[-1].latency.p50_ms:.1f} p99 {slices[-1].latency.p99_ms:.1f} ms, "
                     f"{slices[-1].memory_mib:,.0f} MiB, {worker.look().decided:,} decided"
                 )
+            over.touch()
             sent = loading.result()
             decided = _settled(worker, sent)
             live = worker.digest()
