@@ -62,7 +62,7 @@ def measure(bench: Bench) -> Iterator[Result]:
         bench.say(f"  versolog {told(one[-1].folding)}, with the digest {told(one[-1].whole)}, all cores "
                   f"{cores[-1].folding.per_s:,.0f}/s, consume + decode + put {told(least[-1])}, "
                   f"consume {told(read[-1])}, hashing by all cores {hashed_at_once[-1] / hashed[-1]:.2f} times as fast "
-              "as by one")  # fmt: skip
+                  "as by one")  # fmt: skip
     if bench.profiles:
         _checked(_apart(bench, log, 1, "replay"), log, live)
     bench.forget(log)

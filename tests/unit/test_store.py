@@ -534,8 +534,11 @@ def test_stores_share_the_memory_they_are_given(open_store: Open) -> None:
     stores = [open_store(f"store-{partition}", partition=partition, memory=memory) for partition in range(3)]
     for number in range(1_000):
         scribe.write("g", {("t", f"k{number}"): '{"s":"' + "x" * 3_000 + '"}'})
+    taken = []
     for store in stores:
         fold(store, scribe.records)
+        taken.append(memory.writes.get_usage())
+    assert max(taken) > 8 * 1024 * 1024
     # A write finds that there is too much and has some of it put into files, which takes as long as it takes.
     deadline = time.monotonic() + 60
     while memory.writes.get_usage() > 8 * 1024 * 1024:
