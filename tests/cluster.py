@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,13 +20,12 @@ import httpx
 from versolog.config import Settings
 from versolog.projections.copy import Manifest
 from versolog.projections.digest import group_digest, standing, store_digest
-from versolog.projections.refold import Log, Registry
+from versolog.projections.refold import Log
 from versolog.projections.replay import replay
 from versolog.projections.store import Store
 from versolog.projections.tail import Ends
 from versolog.projections.verify import Verified, Verifier
 from versolog.schemas.codec import Codec
-from versolog.schemas.registry import registry_of
 from versolog.schemas.topics import Topics, describe, ensure_topics
 from versolog.streams.producer import Producer
 
@@ -220,15 +218,10 @@ class Cluster:
 
     @property
     def log(self) -> Log:
-        return Log(self.kafka, self.topics, describe(self.kafka, self.topics), self._registry)
-
-    @property
-    def _registry(self) -> Registry:
-        settings = self.settings
-        return partial(registry_of, settings.client, settings.topics, settings.registry_url)
+        return Log(self.kafka, self.topics, describe(self.kafka, self.topics), self.settings.registry)
 
     def codec(self) -> Codec:
-        return Codec(self._registry())
+        return Codec(self.settings.registry())
 
     @contextmanager
     def stores(self, name: str = "w1") -> Iterator[list[Store]]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from versolog.schemas.registry import ConfluentRegistry, TopicRegistry, registry_of
 from versolog.schemas.topics import PREFIX, Topics
 
 
@@ -58,6 +61,11 @@ class Settings(BaseSettings):
     def client(self) -> dict[str, Any]:
         """librdkafka settings that every client starts from."""
         return {"bootstrap.servers": self.bootstrap, **self.kafka}
+
+    @property
+    def registry(self) -> Callable[[], TopicRegistry | ConfluentRegistry]:
+        """Makes a way to the schema ids, in other processes too."""
+        return partial(registry_of, self.client, self.topics, self.registry_url)
 
     @property
     def group_id(self) -> str:

@@ -34,7 +34,7 @@ from versolog.projections.tail import Ends, OtherLog
 from versolog.schemas import codec as avro
 from versolog.schemas.codec import Codec
 from versolog.schemas.errors import BrokenLog, Unavailable, VersologError
-from versolog.schemas.registry import TopicRegistry, registry_of
+from versolog.schemas.registry import TopicRegistry
 from versolog.schemas.topics import ensure_topics
 from versolog.streams import failpoints
 from versolog.streams.ballots import Ballots
@@ -321,7 +321,7 @@ async def work(settings: Settings, ready: Callable[[str], None] = lambda url: No
             fsync=settings.fsync,
         )
     )
-    registry = registry_of(settings.client, settings.topics, settings.registry_url)
+    registry = settings.registry()
     codec = Codec(registry)
     for name in WRITTEN:
         await asyncio.to_thread(codec.id_of, avro.schema(name))

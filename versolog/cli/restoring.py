@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -46,7 +45,6 @@ def replay(
     """Rebuild a past version from offsets, and print its digest."""
     from versolog.projections.refold import Log
     from versolog.projections.replay import replay as rebuild
-    from versolog.schemas.registry import registry_of
     from versolog.schemas.topics import describe
 
     interrupt_on_sigterm()
@@ -55,8 +53,7 @@ def replay(
             raise Invalid("--at and --cut say the same thing twice; give one of them")
         settings = settings_of(bootstrap=bootstrap, prefix=prefix, registry_url=registry_url, kafka=kafka)
         ids = describe(settings.client, settings.topics)
-        registry = partial(registry_of, settings.client, settings.topics, settings.registry_url)
-        log = Log(settings.client, settings.topics, ids, registry)
+        log = Log(settings.client, settings.topics, ids, settings.registry)
         begun = time.monotonic()
         manifest = rebuild(log, into, at=at or cut, group=group, processes=processes, progress=told)
         took_s = time.monotonic() - begun
@@ -113,12 +110,11 @@ def _verify(settings: Settings, group: str | None, *, with_stores: bool, as_json
     from versolog.projections.tail import Ends
     from versolog.projections.verify import Verifier
     from versolog.schemas.codec import Codec
-    from versolog.schemas.registry import registry_of
     from versolog.schemas.topics import describe, partition_of
 
     ids = describe(settings.client, settings.topics)
     numbers = range(ids.partitions) if group is None else [partition_of(group, ids.partitions)]
-    codec, ends = Codec(registry_of(settings.client, settings.topics, settings.registry_url)), Ends(settings.client)
+    codec, ends = Codec(settings.registry()), Ends(settings.client)
     commits = findings = 0
     for number in numbers:
         path = settings.data / f"partition-{number}"
