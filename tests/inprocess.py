@@ -28,6 +28,7 @@ from versolog.schemas import codec as avro
 from versolog.schemas.codec import Codec, Schema
 from versolog.schemas.errors import Malformed, VersologError
 from versolog.schemas.topics import Topics
+from versolog.schemas.written import checkpoint_body
 from versolog.streams.chain import intent_hash
 from versolog.streams.committer import Written
 from versolog.streams.decide import COMMIT, Asked, Decision, asked_by_share
@@ -155,8 +156,13 @@ class ListedLog:
             for decision in decisions for sealed in decision.commits for piece in sealed.pieces
         ]  # fmt: skip
         layer, store = overlay.push(), partition.store
-        checkpoint = self._participants[number].checkpoint()
-        partition.apply(Written(decisions, checkpoint, values, store.next_commit_offset, store.next_outcome_offset))
+        checkpoint = {
+            **self._participants[number].checkpoint(),
+            "commits_offset": store.next_commit_offset + len(values),
+        }
+        body = checkpoint_body(checkpoint)
+        stand = store.next_commit_offset, store.next_outcome_offset
+        partition.apply(Written(decisions, checkpoint, body, values, *stand))
         overlay.drop(layer)
         partition.applied(decisions)
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from versolog.schemas.codec import decode, encode, schema
 from versolog.schemas.written import (
+    checkpoint_body,
     commit_body,
     outcome_body,
     outcomes_body,
@@ -49,9 +50,12 @@ outcomes = records(
     parts=lists(records(group=st.text(), branch=st.text(), version=longs, hash=hashes)),
     code=st.text(), detail=words, facts=st.text(),
 )  # fmt: skip
-checkpoints = st.none() | records(
-    next_offset=longs, clock=longs, undecided=st.just([]), sequence_offset=maybe_long, votes_offset=longs
-)
+checkpoints = records(
+    next_offset=longs, clock=longs,
+    undecided=lists(records(offset=longs, sequence_offset=maybe_long, clock=longs, verdict=st.text())),
+    sequence_offset=maybe_long, votes_offset=longs, reads=lists(records(group=st.text(), committed_at=longs)),
+    commits_offset=longs,
+)  # fmt: skip
 
 changes = records(
     op=st.sampled_from(["put", "patch", "add", "delete"]), table=st.text(), key=st.text(),
@@ -92,9 +96,14 @@ def test_outcomes(outcome: dict[str, Any]) -> None:
     assert outcome_body(outcome) == encode(schema("Outcome"), outcome)
 
 
-@given(st.integers(0, 300), outcomes, checkpoints)
+@given(checkpoints)
+def test_checkpoints(checkpoint: dict[str, Any]) -> None:
+    assert checkpoint_body(checkpoint) == encode(schema("Checkpoint"), checkpoint)
+
+
+@given(st.integers(0, 300), outcomes, st.none() | checkpoints)
 def test_outcomes_of_a_batch(count: int, outcome: dict[str, Any], checkpoint: dict[str, Any] | None) -> None:
-    end = None if checkpoint is None else encode(schema("Checkpoint"), checkpoint)
+    end = None if checkpoint is None else checkpoint_body(checkpoint)
     whole = {"results": [outcome] * count, "checkpoint": checkpoint}
     assert outcomes_body([outcome_body(outcome)] * count, end) == encode(schema("Outcomes"), whole)
 

@@ -19,7 +19,9 @@ from tests.owner import owner
 from versolog.projections import tail
 from versolog.projections.tail import OUTCOMES, Ends
 from versolog.projections.verify import Verifier
-from versolog.schemas.errors import Unavailable
+from versolog.schemas.codec import frame
+from versolog.schemas.errors import BrokenLog, Unavailable
+from versolog.schemas.written import outcomes_body
 from versolog.streams.transaction import Transaction
 
 SOON_S = 20.0
@@ -156,3 +158,29 @@ def frozen(broker: RealBroker) -> Iterator[None]:
         yield
     finally:
         os.kill(broker.pid, signal.SIGCONT)
+
+
+def test_a_checkpoint_that_no_owner_wrote_stops_a_partition_and_leaves_the_store(
+    new_cluster: Callable[..., Cluster], broker: RealBroker
+) -> None:
+    """Of the checkpoints that are read together only the last is taken apart."""
+    cluster = new_cluster(broker, partitions=1)
+    topics = cluster.topics
+
+    async def decided() -> None:
+        async with owner(cluster) as one:
+            await one.decide_all()
+            store = one.partition.store
+            before = store.next_outcome_offset, store.checkpoint
+            writer = Producer(cluster.kafka)
+            writer.produce(
+                topics.outcomes, frame(cluster.codec().id_of(OUTCOMES), outcomes_body([], b"\x80")), partition=0
+            )
+            writer.flush()
+            with pytest.raises(BrokenLog, match=rf"{topics.outcomes}\[0\] offset 2 can't be read"):
+                tail.catch_up(one.partition._tail, cluster.kafka, topics, Ends(cluster.kafka))
+            assert (store.next_outcome_offset, store.checkpoint) == before
+
+    with cluster.producer() as producer:
+        producer.send(Transaction("a").put("t", "k", {}))
+    asyncio.run(decided())

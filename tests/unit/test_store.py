@@ -22,6 +22,7 @@ from versolog.projections.store import Store
 from versolog.projections.views import View
 from versolog.schemas.codec import Codec, Schema, encode, schema
 from versolog.schemas.errors import BrokenLog, Malformed, Misconfigured, Unavailable
+from versolog.schemas.written import checkpoint_body
 from versolog.streams.state import Head, Level, Row
 from versolog.streams.versions import At
 
@@ -67,7 +68,7 @@ def test_nothing_is_visible_before_the_write(open_store: Open) -> None:
         assert making.commit(offset=written.offset, value=written.value, record=written.record, hash=written.hash)
     making.outcome(b"outcome", "tx-0")
     making.offsets(commits=1, outcomes=5)
-    making.checkpoint(CHECKPOINT)
+    making.checkpoint(CHECKPOINT, checkpoint_body(CHECKPOINT))
     assert store.head("g") is None
     assert store.outcome("tx-0") is None
     assert store.checkpoint is None
@@ -85,7 +86,7 @@ def test_all_of_it_is_there_after_opening_again(open_store: Open) -> None:
     making = store.fold()
     making.outcome(b"outcome", "tx-0")
     making.offsets(outcomes=9)
-    making.checkpoint(CHECKPOINT)
+    making.checkpoint(CHECKPOINT, checkpoint_body(CHECKPOINT))
     making.write()
     store.close()
     again = open_store()
@@ -149,7 +150,8 @@ def test_a_clock_is_believed_once_all_commits_before_it_are_here(
         """Fold a checkpoint that tells of commits below an offset, or commits; where that offset is now."""
         fold = store.fold()
         if checkpoint is not None:
-            fold.checkpoint({**CHECKPOINT, "commits_offset": checkpoint})
+            record = {**CHECKPOINT, "commits_offset": checkpoint}
+            fold.checkpoint(record, checkpoint_body(record))
         fold.offsets(commits=commits, outcomes=None)
         fold.write()
         return None if store.covered_checkpoint is None else int(store.covered_checkpoint["commits_offset"])

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from versolog.projections import keys, layout
 from versolog.projections.layout import GroupState, Pending, Piece
-from versolog.schemas.codec import Record, encode, schema
+from versolog.schemas.codec import Record
 from versolog.schemas.errors import BrokenLog
 from versolog.streams.state import NO_HASH, Branch, Head
 from versolog.streams.versions import DROP_GROUP, branches_after, joined
@@ -113,6 +113,7 @@ class Fold:
         self.next_commit_offset = target.next_commit_offset
         self.next_outcome_offset = target.next_outcome_offset
         self.checkpoint_record: Record | None = None
+        self._checkpoint_body = b""
 
     # Facts
 
@@ -142,9 +143,9 @@ class Fold:
         """Add the outcome of a transaction, as its Avro body. An id that has one keeps it."""
         self._outcomes.setdefault(transaction_id, body)
 
-    def checkpoint(self, record: Record) -> None:
-        """Set the checkpoint that the next owner goes on from."""
-        self.checkpoint_record = record
+    def checkpoint(self, record: Record, body: bytes) -> None:
+        """Set the checkpoint that the next owner goes on from; `body` is its Avro body."""
+        self.checkpoint_record, self._checkpoint_body = record, body
 
     def offsets(self, *, commits: int | None = None, outcomes: int | None = None) -> None:
         """Set the next offsets to read of the commits and outcomes topics; they never go back."""
@@ -184,7 +185,7 @@ class Fold:
         self._put(layout.COMMITS_KEY, keys.number(self.next_commit_offset), meta)
         self._put(layout.OUTCOMES_KEY, keys.number(self.next_outcome_offset), meta)
         if self.checkpoint_record is not None:
-            self._put(layout.CHECKPOINT_KEY, encode(schema("Checkpoint"), self.checkpoint_record), meta)
+            self._put(layout.CHECKPOINT_KEY, self._checkpoint_body, meta)
 
     # The branches as they stand within the fold
 

@@ -172,7 +172,7 @@ class LivePartition(Partition):
                         offset += 1
                 if not decision.repeated and takes_effect(decision.transaction_id, decision.code):
                     fold.outcome(decision.outcome, decision.transaction_id)
-            fold.checkpoint(written.checkpoint)
+            fold.checkpoint(written.checkpoint, written.checkpoint_body)
             fold.offsets(commits=offset if written.values else None, outcomes=written.last_outcome_offset + 1)
             fold.write()
 

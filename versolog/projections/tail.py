@@ -18,7 +18,7 @@ from versolog.schemas import codec as avro
 from versolog.schemas.codec import Codec, Record
 from versolog.schemas.errors import BrokenLog, Malformed, Unavailable, VersologError
 from versolog.schemas.kafka_errors import listed_offset
-from versolog.schemas.readings import Told, read_commit, read_outcomes
+from versolog.schemas.readings import Outcomes, Told, read_checkpoint, read_commit, read_outcomes
 from versolog.schemas.topics import Topics
 from versolog.streams import readers
 from versolog.streams.chain import commit_hash
@@ -74,7 +74,7 @@ class Tail:
     def _fold(self, messages: Sequence[Message]) -> list[bytes]:
         fold = self.store.fold()
         outcomes: list[bytes] = []
-        commits_next = outcomes_next = None
+        commits_next = outcomes_next = checkpoint = None
         for message in messages:
             if not self.takes(message):
                 commits_next = (message.offset() or 0) + 1
@@ -83,11 +83,15 @@ class Tail:
             assert offset is not None
             assert isinstance(value, bytes)
             if message.topic() == self._topics.outcomes:
-                outcomes += self._fold_outcomes(fold, offset, value)
+                told, body = self._outcomes(offset, value)
+                outcomes += self._fold_outcomes(fold, told)
                 outcomes_next = offset + 1
+                checkpoint = (offset, body) if body is not None else checkpoint
                 continue
             self._fold_commit(fold, offset, value)
             commits_next = offset + 1
+        if checkpoint is not None:
+            self._fold_checkpoint(fold, *checkpoint)
         fold.offsets(commits=commits_next, outcomes=outcomes_next)
         fold.write()
         return outcomes
@@ -113,20 +117,26 @@ class Tail:
         if self.takes_commit(record):
             fold.commit(offset=offset, value=value, record=record, hash=commit_hash(writer.fingerprint, body))
 
-    def _fold_outcomes(self, fold: Fold, offset: int, value: bytes) -> list[bytes]:
+    def _outcomes(self, offset: int, value: bytes) -> Outcomes:
         try:
             writer, body = self._codec.opened(value, OUTCOMES)
-            told, checkpoint = read_outcomes(body, writer)
+            return read_outcomes(body, writer)
         except Malformed as error:
             raise self._unreadable(self._topics.outcomes, offset, error) from error
+
+    def _fold_outcomes(self, fold: Fold, told: Sequence[Told]) -> list[bytes]:
         bodies = []
         for one in filter(self.takes_outcome, told):
             bodies.append(one.body)
             if takes_effect(one.transaction_id, one.code):
                 fold.outcome(one.body, one.transaction_id)
-        if checkpoint is not None:
-            fold.checkpoint(checkpoint)
         return bodies
+
+    def _fold_checkpoint(self, fold: Fold, offset: int, body: bytes) -> None:
+        try:
+            fold.checkpoint(read_checkpoint(body), body)
+        except Malformed as error:
+            raise self._unreadable(self._topics.outcomes, offset, error) from error
 
     def _unreadable(self, topic: str, offset: int, error: VersologError) -> BrokenLog:
         number = self.store.partition

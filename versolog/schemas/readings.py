@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple, TypeVar
 
 from versolog.schemas.codec import Record, Schema, decode, schema
-from versolog.schemas.written import outcome_body
+from versolog.schemas.written import checkpoint_body, outcome_body
 
 Item = TypeVar("Item")
 
@@ -43,7 +43,8 @@ class Outcomes(NamedTuple):
     """A record of outcomes."""
 
     told: list[Told]
-    checkpoint: Record | None
+    checkpoint: bytes | None
+    """The Avro body of the Checkpoint, for `read_checkpoint`: of many records at once, only the last one's is wanted."""
 
 
 def read_transaction(body: bytes, writer: Schema = _TRANSACTION) -> Record:
@@ -78,7 +79,13 @@ def read_outcomes(body: bytes, writer: Schema = _OUTCOMES) -> Outcomes:
         return read
     record = decode(_OUTCOMES, body, writer=writer)
     told = [Told(result["transaction_id"], result["code"], outcome_body(result)) for result in record["results"]]
-    return Outcomes(told, record["checkpoint"])
+    checkpoint = record["checkpoint"]
+    return Outcomes(told, None if checkpoint is None else checkpoint_body(checkpoint))
+
+
+def read_checkpoint(body: bytes) -> Record:
+    """The Checkpoint in an Avro body of our own. Raises Malformed."""
+    return decode(_CHECKPOINT, body)
 
 
 def _record(ours: Schema, read: Callable[[_Body], Record], body: bytes, writer: Schema) -> Record:
@@ -297,7 +304,7 @@ def _part_outcome(rest: _Body) -> Record:
 
 
 def _outcomes(rest: _Body) -> Outcomes:
-    return Outcomes(rest.array(_told), decode(_CHECKPOINT, rest.remainder()) if rest.branch() else None)
+    return Outcomes(rest.array(_told), rest.remainder() if rest.branch() else None)
 
 
 def _told(rest: _Body) -> Told:

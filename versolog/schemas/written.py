@@ -110,6 +110,28 @@ def outcome_body(outcome: Record) -> bytes:
     )
 
 
+@lru_cache(maxsize=16_384)
+def _undecided(offset: int, sequence_offset: int | None, clock: int, verdict: str) -> bytes:
+    """One of what a checkpoint leaves undecided: the next one, a moment later, leaves nearly all of it undecided still."""
+    return long(offset) + _optional_long(sequence_offset) + long(clock) + text(verdict)
+
+
+def checkpoint_body(checkpoint: Record) -> bytes:
+    """The Avro body of a Checkpoint."""
+    undecided, reads = checkpoint["undecided"], checkpoint["reads"]
+    return b"".join(
+        (
+            long(checkpoint["next_offset"]),
+            long(checkpoint["clock"]),
+            _array([_undecided(o["offset"], o["sequence_offset"], o["clock"], o["verdict"]) for o in undecided]),
+            _optional_long(checkpoint["sequence_offset"]),
+            long(checkpoint["votes_offset"]),
+            _array([text(read["group"]) + long(read["committed_at"]) for read in reads]),
+            long(checkpoint["commits_offset"]),
+        )
+    )
+
+
 def outcomes_body(results: Sequence[bytes], checkpoint: bytes | None) -> bytes:
     """The Avro body of an Outcomes record from the bodies of its outcomes and of its checkpoint."""
     return _array(results) + (_NULL if checkpoint is None else _SECOND_BRANCH + checkpoint)

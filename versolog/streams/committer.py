@@ -26,7 +26,7 @@ from versolog.schemas.errors import NOT_OF_THE_TRANSACTION, BrokenLog, Malformed
 from versolog.schemas.limits import RECORD_BYTES_MAX
 from versolog.schemas.readings import read_share, read_transaction
 from versolog.schemas.topics import Topics
-from versolog.schemas.written import outcomes_body
+from versolog.schemas.written import checkpoint_body, outcomes_body
 from versolog.streams.ballots import Ballots
 from versolog.streams.chain import intent_hash
 from versolog.streams.decide import COMMIT, Asked, Decision, asked_by_share, is_lengthy
@@ -41,7 +41,6 @@ from versolog.streams.state import State
 TRANSACTION = avro.schema("Transaction")
 TICK = avro.schema("Tick")
 OUTCOMES = avro.schema("Outcomes")
-CHECKPOINT = avro.schema("Checkpoint")
 
 SLICE_TRANSACTIONS = 50
 """Decided between two turns of the event loop: about two milliseconds of it."""
@@ -104,6 +103,8 @@ class Written:
 
     decisions: list[Decision]
     checkpoint: Record
+    checkpoint_body: bytes = b""
+    """As Avro."""
     values: list[bytes] = field(default_factory=list)
     """The pieces of all commits as written, in order."""
     first_commit_offset: int = -1
@@ -553,7 +554,8 @@ class Committer:
         if written.values:
             commits_offset = self._stand.commits + len(written.values)
         written.checkpoint["commits_offset"] = commits_offset
-        outcomes = self._outcome_records(batch, written.checkpoint)
+        written.checkpoint_body = checkpoint_body(written.checkpoint)
+        outcomes = self._outcome_records(batch, written.checkpoint_body)
         outcomes_placed = _Placed(len(outcomes))
         for value, told in zip(outcomes, outcomes_placed.reports, strict=True):
             producer.produce(self._topics.outcomes, value, None, partition, told)
@@ -579,7 +581,7 @@ class Committer:
             )  # fmt: skip
         return placed.last + 2
 
-    def _outcome_records(self, batch: Batch, checkpoint: Record) -> list[bytes]:
+    def _outcome_records(self, batch: Batch, checkpoint: bytes) -> list[bytes]:
         """The batch's outcomes in records below the size limit, the checkpoint in the last of them."""
         runs: list[list[bytes]] = [[]]
         size = 0
@@ -590,7 +592,7 @@ class Committer:
             runs[-1].append(decision.outcome)
             size += len(decision.outcome)
         bodies = [outcomes_body(run, None) for run in runs[:-1]]
-        bodies.append(outcomes_body(runs[-1], avro.encode(CHECKPOINT, checkpoint)))
+        bodies.append(outcomes_body(runs[-1], checkpoint))
         return [avro.frame(self._outcomes_schema_id, body) for body in bodies]
 
     # The producer's life
