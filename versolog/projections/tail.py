@@ -190,13 +190,15 @@ class Ends:
         isolation: IsolationLevel = IsolationLevel.READ_COMMITTED,
     ) -> dict[tuple[str, int], int]:  # fmt: skip
         request = {TopicPartition(topic, number): spec for topic, number in places}
+        admin = self._admin  # held until it has answered, whatever others do meanwhile: see `answered`
         try:
-            futures = self._admin.list_offsets(request, isolation_level=isolation, request_timeout=REQUEST_TIMEOUT_S)
+            futures = admin.list_offsets(request, isolation_level=isolation, request_timeout=REQUEST_TIMEOUT_S)
             return {(place.topic, place.partition): listed_offset(future) for place, future in futures.items()}
         except KafkaException as error:
             # librdkafka's admin client keeps the leader's epoch of before a broker's crash, and is then refused for
             # minutes (FENCED_LEADER_EPOCH), where its consumers and producers learn the new one.
-            self._admin = AdminClient(self._kafka)
+            if self._admin is admin:
+                self._admin = AdminClient(self._kafka)
             raise Unavailable(f"Kafka did not say how far its topics go: {error}") from error
 
 

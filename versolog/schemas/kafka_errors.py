@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from typing import TypeVar
 
 from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException
 from confluent_kafka.admin import ListOffsetsResultInfo
@@ -10,6 +11,11 @@ from confluent_kafka.admin import ListOffsetsResultInfo
 from versolog.schemas.errors import Misconfigured, TooLarge, Unavailable, VersologError
 
 MAKE_TOPICS = "run `versolog up`, or make them with `versolog topics create`"
+
+ANSWER_TIMEOUT_S = 30.0
+"""Longer than anything is asked for."""
+
+Answer = TypeVar("Answer")
 
 _NEEDS_CONFIGURING = {
     KafkaError.UNKNOWN_TOPIC_OR_PART: f"topics are missing: {MAKE_TOPICS}",
@@ -56,13 +62,25 @@ def from_kafka(error: KafkaError | KafkaException, doing: str) -> VersologError:
     return Unavailable(f"{said}; sending the same again is safe", kafka=cause.name())
 
 
+def answered(answer: Future[Answer]) -> Answer:
+    """What an AdminClient was asked for, waited for. Raises KafkaException.
+
+    Keep the client until then: what was asked of one that nobody holds any more is never answered.
+    """
+    try:
+        return answer.result(ANSWER_TIMEOUT_S)
+    except TimeoutError as error:
+        late = KafkaError(KafkaError._TIMED_OUT, f"Kafka's client said nothing for {ANSWER_TIMEOUT_S:g} s")
+        raise KafkaException(late) from error
+
+
 def listed_offset(answer: Future[ListOffsetsResultInfo]) -> int:
     """The offset that `AdminClient.list_offsets` was asked for, waited for; -1 where no record has the time asked for.
 
     Raises KafkaException, also where the broker that leads the partition did not answer: librdkafka forgets that error
     when it joins the answers of several brokers, and says that the offset is OFFSET_INVALID, and that all is well.
     """
-    offset = answer.result().offset
+    offset = answered(answer).offset
     if offset == OFFSET_INVALID:
         raise KafkaException(KafkaError(KafkaError._TRANSPORT, "the partition's leader did not answer"))
     return offset
