@@ -14,8 +14,6 @@ from functools import partial
 from typing import Any
 
 import structlog
-from confluent_kafka import KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
 from prometheus_client import CollectorRegistry
 from starlette.types import Receive, Scope, Send
 
@@ -29,6 +27,7 @@ from versolog.projections.lag import Lag
 from versolog.projections.live import LivePartition
 from versolog.projections.metrics import Counted
 from versolog.projections.node import Node
+from versolog.projections.retention import delete_decided
 from versolog.projections.rocks import MIB, Memory, StoreUnusable
 from versolog.projections.tail import Ends, OtherLog
 from versolog.schemas import codec as avro
@@ -249,28 +248,19 @@ class Worker:
         )
 
     async def _delete_old_transactions(self) -> None:
-        """Delete decided transactions older than the setting says; commits and outcomes are kept for ever."""
+        """Delete decided transactions older than the setting says."""
+        settings = self._settings
         while True:
             await asyncio.sleep(DELETE_EVERY_S)
-            before_ms = int((time.time() - self._settings.keep_transactions_days * 86_400) * 1000)
-            owned = [place for place in self.partitions.values() if place.role == "owner"]
+            before_ms = int((time.time() - settings.keep_transactions_days * 86_400) * 1000)
+            owned = (place for place in self.partitions.values() if place.role == "owner")
+            decided = {place.number: settled_at(place.checkpoint).offset for place in owned}
             try:
-                await self._in_thread(self._delete_before, owned, before_ms)
-            except (KafkaException, Unavailable) as error:
-                logger.warning("transactions-not-deleted", reason=str(error))
-
-    def _delete_before(self, owned: Sequence[LivePartition], before_ms: int) -> None:
-        topic = self._settings.topics.transactions
-        found = self._ends.at([(topic, place.number) for place in owned], before_ms)
-        upto = []
-        for place in owned:
-            checkpoint = place.checkpoint
-            decided = settled_at(checkpoint).offset
-            young = found[topic, place.number]
-            upto.append(TopicPartition(topic, place.number, decided if young < 0 else min(decided, young)))
-        if upto:
-            for deleted in AdminClient(self._settings.client).delete_records(upto).values():
-                deleted.result()
+                await self._in_thread(
+                    delete_decided, settings.client, self._ends, settings.topics.transactions, decided, before_ms
+                )
+            except Unavailable as error:
+                logger.warning("transactions-not-deleted", reason=error.detail)
 
     async def _in_thread(self, blocking: Any, *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._threads, blocking, *arguments)
