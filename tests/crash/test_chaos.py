@@ -6,6 +6,7 @@ import random
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,9 @@ from versolog.schemas.errors import Unavailable, Undecided
 from versolog.streams.sent import Sent
 
 SOON_S = 90.0
+WAVE_EVERY_S = 0.2
+WAVES_AHEAD_MAX = 30
+"""Sent and not decided: the slowest machine comes through so many in time."""
 NAMES = ("w1", "w2", "w3")
 
 
@@ -71,11 +75,25 @@ class Chaos:
 
 
 def send_until(over: threading.Event, traffic: Traffic) -> list[Sent]:
-    """Wave after wave, each while the one before may still be undecided."""
+    """Wave after wave, each while those before it may still be undecided."""
     sents: list[Sent] = []
-    while not over.wait(0.2):
-        sents += traffic.send_wave()
+    ahead: deque[list[Sent]] = deque()
+    while not over.wait(WAVE_EVERY_S):
+        while ahead and are_decided(ahead[0]):
+            ahead.popleft()
+        if len(ahead) < WAVES_AHEAD_MAX:
+            ahead.append(traffic.send_wave())
+            sents += ahead[-1]
     return sents
+
+
+def are_decided(wave: list[Sent]) -> bool:
+    try:
+        for sent in wave:
+            sent.outcome(WAVE_EVERY_S)
+    except (Undecided, Unavailable):
+        return False
+    return True
 
 
 @pytest.mark.timeout(900)
