@@ -9,9 +9,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Message, Producer
 
 from tests.cluster import Cluster, eventually
 from tests.conftest import RealBroker
@@ -184,3 +185,36 @@ def test_a_checkpoint_that_no_owner_wrote_stops_a_partition_and_leaves_the_store
     with cluster.producer() as producer:
         producer.send(Transaction("a").put("t", "k", {}))
     asyncio.run(decided())
+
+
+def test_catching_up_goes_on_by_another_consumer_where_one_has_stalled(
+    new_cluster: Callable[..., Cluster], broker: RealBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As librdkafka's can after the broker crashed: nothing comes any more, and no error."""
+    cluster = new_cluster(broker, partitions=1)
+    made: list[Consumer] = []
+
+    class First(Consumer):
+        """The first that is made is deaf."""
+
+        def poll(self, timeout: float = -1) -> Message | None:
+            return None if self is made[0] else super().poll(timeout)
+
+    def reader_to_end(kafka: dict[str, Any]) -> Consumer:
+        made.append(
+            First({**kafka, "group.id": "first", "isolation.level": "read_committed", "enable.partition.eof": True})
+        )
+        return made[-1]
+
+    async def decided(name: str) -> int:
+        async with owner(cluster, name) as one:
+            await one.decide_all()
+            return one.partition.store.next_commit_offset
+
+    with cluster.producer() as producer:
+        producer.send(Transaction("a").put("t", "k", {}))
+    assert asyncio.run(decided("owner")) == 1
+    monkeypatch.setattr(tail, "SILENCE_S", 2.0)
+    monkeypatch.setattr(tail, "reader_to_end", reader_to_end)
+    assert asyncio.run(decided("another")) == 1
+    assert len(made) > 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -32,6 +32,8 @@ REQUEST_TIMEOUT_S = 10.0
 IDLE_POLL_S = 0.2
 PATIENCE_S = 30.0
 """For how long the log may have nothing to say, where more is to come, before it counts as away."""
+SILENCE_S = 5.0
+"""For how long a consumer may have nothing to say then, before another takes its place."""
 END_WAIT_MS = 10
 
 
@@ -237,21 +239,33 @@ def _fold_to_ends(
     open_ = {place[0] for place, end in ends.items() if starts[place] < end}
     if not open_:
         return
+    heard_at_s = time.monotonic()
+    while open_:
+        with closing(reader_to_end(kafka)) as consumer:  # another one, where the last has stalled: see `stalls`
+            consumer.assign([place for place in tail.starts() if place.topic in open_])
+            for messages in _until_silent(consumer):
+                records = [message for message in messages if message.error() is None]
+                tail.fold(records)
+                if progress is not None:
+                    progress(len(records))
+                for message in messages:
+                    if (error := message.error()) is not None:
+                        open_ -= _ended(message, error, ends)
+                heard_at_s = time.monotonic()
+                if not open_:
+                    break
+        if time.monotonic() - heard_at_s > PATIENCE_S:
+            raise Unavailable(f"partition {number} was not answered for {PATIENCE_S:g} s", partition=number)
+
+
+def _until_silent(consumer: Consumer) -> Iterator[list[Message]]:
+    """What comes, until nothing has come for SILENCE_S."""
     silent_s = 0.0
-    with closing(reader_to_end(kafka)) as consumer:
-        consumer.assign([place for place in tail.starts() if place.topic in open_])
-        while open_:
-            messages = fetched(consumer)
-            silent_s = 0.0 if messages else silent_s + IDLE_POLL_S
-            if silent_s > PATIENCE_S:
-                raise Unavailable(f"partition {number} was not answered for {PATIENCE_S:g} s", partition=number)
-            records = [message for message in messages if (error := message.error()) is None]
-            tail.fold(records)
-            if progress is not None:
-                progress(len(records))
-            for message in messages:
-                if (error := message.error()) is not None:
-                    open_ -= _ended(message, error, ends)
+    while silent_s < SILENCE_S:
+        messages = fetched(consumer)
+        silent_s = 0.0 if messages else silent_s + IDLE_POLL_S
+        if messages:
+            yield messages
 
 
 def refuse_ahead(tail: Tail, ends: dict[tuple[str, int], int]) -> None:
