@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from versolog.streams.pace import MANY_WAITING, REST_COMMITS, REST_MAX_S, Pace
+from versolog.streams.pace import FEW_WAITING, MANY_WAITING, REST_COMMITS, REST_LONGEST_S, REST_MAX_S, Pace
 
 COMMIT_S = 0.01
 
@@ -49,7 +49,10 @@ def test_many_at_hand_are_reason_enough() -> None:
         assert pace.rest_s(0, COMMIT_S, 10 * MANY_WAITING) == pytest.approx(REST_COMMITS * COMMIT_S)
 
 
-def test_a_commit_that_took_seconds_is_no_reason_to_rest_for_long() -> None:
+def test_a_commit_that_took_seconds_is_a_reason_to_rest_for_longer_only_where_many_come_meanwhile() -> None:
     pace = Pace()
-    with pace.kept(0):
-        assert pace.rest_s(0, 5.0, 10 * MANY_WAITING) == REST_MAX_S
+    with pace.kept(0), pace.kept(1):
+        pace.begin(1)
+        assert pace.rest_s(0, 5.0, 0) == pytest.approx(REST_MAX_S * (1 - 1 / MANY_WAITING))
+        assert pace.rest_s(0, 5.0, FEW_WAITING) == pytest.approx(2 * REST_MAX_S)
+        assert pace.rest_s(0, 5.0, 10 * MANY_WAITING) == REST_LONGEST_S

@@ -8,7 +8,12 @@ from contextlib import contextmanager
 REST_COMMITS = 3
 """Where everything is busy, a partition rests so many times as long as the last commit took."""
 REST_MAX_S = 0.05
-"""And no longer: a commit can take seconds, where Kafka is away; what comes after it is not to wait for that."""
+"""And no longer, with few transactions at hand: a commit can take seconds, where Kafka is away, and what comes after it is
+not to wait for that."""
+FEW_WAITING = 25
+"""With each so many more at hand it may be REST_MAX_S longer: they come faster than such small batches can be committed."""
+REST_LONGEST_S = 0.2
+"""However many they are."""
 MANY_WAITING = 50
 """With so many transactions at hand a partition counts as busy, whatever the others do."""
 
@@ -44,4 +49,5 @@ class Pace:
         """For how long `partition` rests after a commit that took `commit_s`, with `waiting` transactions at hand."""
         others = len(self._members) - 1
         busy = len(self._at_work - {partition}) / others if others > 0 else 0.0
-        return min(REST_COMMITS * commit_s, REST_MAX_S) * min(busy + (waiting - 1) / MANY_WAITING, 1.0)
+        longest_s = min(REST_MAX_S * (1 + waiting / FEW_WAITING), REST_LONGEST_S)
+        return min(REST_COMMITS * commit_s, longest_s) * min(busy + (waiting - 1) / MANY_WAITING, 1.0)
