@@ -17,6 +17,7 @@ import pytest
 
 from tests.scribe import START_MS, Scribe, Written, codec, fold, ref
 from versolog.projections import layout
+from versolog.projections.evolve import Batch
 from versolog.projections.rocks import MIB, Memory, Rocks, StoreLocked, StoreUnusable
 from versolog.projections.store import Store
 from versolog.projections.views import View
@@ -290,6 +291,31 @@ def test_a_commit_that_can_not_be_read_is_no_fault_of_who_asks(
     monkeypatch.setattr(store, "commit_entry", lambda group, version: broken)
     with pytest.raises(StoreUnusable, match="version 1 of 'g'"):
         store.commit("g", 1)
+
+
+def test_who_sees_a_new_head_sees_the_branches_of_it_though_old_ones_are_at_hand(
+    open_store: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader that comes between the write into the database and that to what is at hand."""
+    store, scribe, seen = open_store(), Scribe(), []
+    scribe.write("g", {("t", "a"): ROW})
+    scribe.refs("g", ref("branch", "plan", 1))
+    scribe.refs("g", ref("branch", "plan", None))
+    scribe.write("g", {("t", "a"): ROW})
+    rocks_write = store._rocks.write
+
+    def write(batch: Batch) -> None:
+        rocks_write(batch)
+        store._groups._values.clear()
+        head, main = store.head("g"), store.branch("g", "main")
+        seen.append((head and head.version, main and main.head, store.branch("g", "plan") is not None))
+
+    monkeypatch.setattr(store._rocks, "write", write)
+    for record in scribe.records:
+        fold(store, [record])
+        assert store.branch("g", "main") is not None
+        store.branch("g", "plan")
+    assert seen == [(1, 1, False), (2, 1, True), (3, 1, False), (4, 4, False)]
 
 
 def test_heads_are_kept_at_hand_and_never_stale(open_store: Open) -> None:

@@ -436,6 +436,8 @@ class Store:
         return self.codec.schema_of(schema_id).text
 
     def apply(self, fold: Fold) -> None:
+        self._branches.begin(fold.branches)
+        self._names.begin(fold.names)
         self._rocks.write(fold.batch)
         for group, pending in fold.pending.items():
             if pending is None:
