@@ -44,6 +44,7 @@ class Settings(BaseSettings):
     session_timeout_s: float = Field(
         10.0, ge=1, description="A worker that is silent for so long loses its partitions. The same for all workers."
     )
+    kafka_wait_s: float = Field(60.0, ge=0, description="For how long a worker that starts waits for Kafka to answer.")
     keep_transactions_days: float = Field(
         7.0, gt=0, description="Decided transactions older than this are deleted from `transactions`."
     )

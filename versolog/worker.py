@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -52,11 +52,14 @@ OWNERS_KNOWN_FOR_S = 5.0
 THREADS_MAX = 64
 CLOSE_TIMEOUT_S = 2.0
 FOLLOW_AGAIN_S = 1.0
+KAFKA_AGAIN_S = 0.5
 M_ARENA_MAX, ARENAS = -8, 2
 """What glibc's malloc.h calls the most arenas that there may be, and how many."""
 
 WRITTEN = ("Transaction", "Tick", "Share", "Votes", "Commit", "Outcomes")
 """The record types that are registered before anything is written."""
+
+Answer = TypeVar("Answer")
 
 logger = structlog.get_logger(__name__)
 
@@ -296,12 +299,13 @@ class KnownOwners:
 async def work(settings: Settings, ready: Callable[[str], None] = lambda url: None) -> None:
     """Run a worker until a signal ends it. `ready` is told the address once HTTP answers.
 
-    Raises Misconfigured, for topics that don't fit or a directory in use, and Unavailable when no broker answers.
+    Raises Misconfigured, for topics that don't fit or a directory in use, and Unavailable when no broker answers for as
+    long as the settings say.
     """
     failpoints.arm(settings.failpoints)
     _collect_garbage_rarely()
     share_arenas()
-    ids = await asyncio.to_thread(
+    ids = await _once_kafka_answers(
         partial(
             ensure_topics,
             settings.client,
@@ -309,12 +313,12 @@ async def work(settings: Settings, ready: Callable[[str], None] = lambda url: No
             partitions=settings.partitions,
             replication=settings.replication,
             fsync=settings.fsync,
-        )
+        ),
+        settings.kafka_wait_s,
     )
     registry = settings.registry()
     codec = Codec(registry)
-    for name in WRITTEN:
-        await asyncio.to_thread(codec.id_of, avro.schema(name))
+    await _once_kafka_answers(partial(_register, codec), settings.kafka_wait_s)
     metrics = CollectorRegistry()
     worker = Worker(settings, codec, ids.identity, Counted(metrics))
     intake = KafkaIntake(settings.client, settings.topics)
@@ -360,6 +364,24 @@ async def work(settings: Settings, ready: Callable[[str], None] = lambda url: No
     finally:
         await asyncio.to_thread(node.close, CLOSE_TIMEOUT_S)
         await worker.close()
+
+
+async def _once_kafka_answers(blocking: Callable[[], Answer], wait_s: float) -> Answer:
+    """What `blocking` returns, called again while it raises Unavailable: Kafka may be starting too."""
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            return await asyncio.to_thread(blocking)
+        except Unavailable as away:
+            if time.monotonic() > deadline:
+                raise
+            logger.warning("waits-for-kafka", reason=away.detail)
+            await asyncio.sleep(KAFKA_AGAIN_S)
+
+
+def _register(codec: Codec) -> None:
+    for name in WRITTEN:
+        codec.id_of(avro.schema(name))
 
 
 def _nobody_to_restart(partition: int, error: BaseException) -> None:

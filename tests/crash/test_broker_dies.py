@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.cluster import Cluster
+from tests.cluster import Cluster, eventually
 from tests.conftest import RealBroker
 from tests.traffic import Traffic, check_all
 
@@ -49,3 +49,19 @@ def test_a_crash_loses_and_doubles_nothing(
     cluster.level()  # a store that follows may be anywhere behind, and is compared with the whole log
     cluster.stop()
     check_all(cluster, traffic)
+
+
+def test_a_worker_that_starts_before_kafka_waits_for_it(
+    new_cluster: Callable[..., Cluster], own_broker: RealBroker
+) -> None:
+    cluster = new_cluster(own_broker)
+    own_broker.kill()
+    try:
+        worker, impatient = cluster.start(), cluster.start("w2", VERSOLOG_KAFKA_WAIT_S="0")
+        assert impatient.process.wait(SOON_S) == 1
+        assert "no Kafka broker answers" in impatient.last_words()
+        eventually(lambda: "waits-for-kafka" in worker.log(), SOON_S, "it says that it waits")
+        assert worker.running
+    finally:
+        own_broker.start()
+    cluster.owned()
