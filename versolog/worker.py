@@ -47,7 +47,8 @@ from versolog.streams.runtime import HttpServer, WorkerRuntime
 from versolog.streams.sequencer import SEQUENCER_BESIDE, Sequencer
 from versolog.streams.transport import Membership
 
-DELETE_EVERY_S = 3_600.0
+DELETE_FIRST_S, DELETE_EVERY_S = 60.0, 3_600.0
+"""After the start, and then. A worker that is often started again deletes too."""
 OWNERS_KNOWN_FOR_S = 5.0
 THREADS_MAX = 64
 CLOSE_TIMEOUT_S = 2.0
@@ -253,8 +254,10 @@ class Worker:
     async def _delete_old_transactions(self) -> None:
         """Delete decided transactions older than the setting says."""
         settings = self._settings
+        wait_s = DELETE_FIRST_S
         while True:
-            await asyncio.sleep(DELETE_EVERY_S)
+            await asyncio.sleep(wait_s)
+            wait_s = DELETE_EVERY_S
             before_ms = int((time.time() - settings.keep_transactions_days * 86_400) * 1000)
             owned = (place for place in self.partitions.values() if place.role == "owner")
             decided = {place.number: settled_at(place.checkpoint).offset for place in owned}
