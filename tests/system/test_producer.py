@@ -21,6 +21,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from confluent_kafka import Producer as KafkaProducer
 
 from tests.conftest import RealBroker
+from tests.deaf import deaf_first
 from tests.proxy import LIST_OFFSETS, Proxy
 from tests.system.decider import REFUSED_TYPE, Decider
 from versolog.schemas import codec
@@ -278,20 +279,8 @@ def test_who_sent_first_may_ask_last(broker: RealBroker, topics: Topics, decider
 def test_outcomes_are_read_by_another_consumer_where_one_has_stalled(
     broker: RealBroker, topics: Topics, decider: Decider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As librdkafka's can after the broker crashed: nothing comes any more, and no error."""
     made: list[Consumer] = []
-
-    class First(Consumer):
-        """The first that is made is deaf."""
-
-        def __init__(self, settings: dict[str, Any]) -> None:
-            super().__init__(settings)
-            made.append(self)
-
-        def poll(self, timeout: float = -1) -> Message | None:
-            return None if self is made[0] else super().poll(timeout)
-
-    monkeypatch.setattr(outcome_reader, "Consumer", First)
+    monkeypatch.setattr(outcome_reader, "Consumer", deaf_first(made))
     monkeypatch.setattr(outcome_reader, "Stalls", partial(Stalls, 0.2))
     with Producer(broker.bootstrap, prefix=topics.prefix) as p:
         assert p.send(put()).outcome(timeout_s=WITHIN_S).committed

@@ -12,10 +12,11 @@ from functools import partial
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, Message, Producer
+from confluent_kafka import Consumer, Producer
 
 from tests.cluster import Cluster, eventually
 from tests.conftest import RealBroker
+from tests.deaf import deaf_first
 from tests.owner import owner
 from versolog.projections import tail
 from versolog.projections.tail import OUTCOMES, Ends
@@ -190,21 +191,12 @@ def test_a_checkpoint_that_no_owner_wrote_stops_a_partition_and_leaves_the_store
 def test_catching_up_goes_on_by_another_consumer_where_one_has_stalled(
     new_cluster: Callable[..., Cluster], broker: RealBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As librdkafka's can after the broker crashed: nothing comes any more, and no error."""
     cluster = new_cluster(broker, partitions=1)
     made: list[Consumer] = []
-
-    class First(Consumer):
-        """The first that is made is deaf."""
-
-        def poll(self, timeout: float = -1) -> Message | None:
-            return None if self is made[0] else super().poll(timeout)
+    first = deaf_first(made)
 
     def reader_to_end(kafka: dict[str, Any]) -> Consumer:
-        made.append(
-            First({**kafka, "group.id": "first", "isolation.level": "read_committed", "enable.partition.eof": True})
-        )
-        return made[-1]
+        return first({**kafka, "group.id": "first", "isolation.level": "read_committed", "enable.partition.eof": True})
 
     async def decided(name: str) -> int:
         async with owner(cluster, name) as one:

@@ -244,18 +244,27 @@ def _fold_to_ends(
         with closing(reader_to_end(kafka)) as consumer:  # another one, where the last has stalled: see `stalls`
             consumer.assign([place for place in tail.starts() if place.topic in open_])
             for messages in _until_silent(consumer):
-                records = [message for message in messages if message.error() is None]
-                tail.fold(records)
-                if progress is not None:
-                    progress(len(records))
-                for message in messages:
-                    if (error := message.error()) is not None:
-                        open_ -= _ended(message, error, ends)
+                open_ -= _fold_some(tail, messages, ends, progress)
                 heard_at_s = time.monotonic()
                 if not open_:
                     break
         if time.monotonic() - heard_at_s > PATIENCE_S:
             raise Unavailable(f"partition {number} was not answered for {PATIENCE_S:g} s", partition=number)
+
+
+def _fold_some(
+    tail: Tail, messages: Sequence[Message], ends: dict[tuple[str, int], int], progress: Callable[[int], None] | None
+) -> set[str]:
+    """Fold the records among `messages`; the topics that are read to their ends with them."""
+    records = [message for message in messages if message.error() is None]
+    tail.fold(records)
+    if progress is not None:
+        progress(len(records))
+    ended: set[str] = set()
+    for message in messages:
+        if (error := message.error()) is not None:
+            ended |= _ended(message, error, ends)
+    return ended
 
 
 def _until_silent(consumer: Consumer) -> Iterator[list[Message]]:
