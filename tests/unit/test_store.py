@@ -578,7 +578,7 @@ def test_stores_share_the_memory_they_are_given(open_store: Open) -> None:
 
 def test_a_store_that_took_much_and_rests_leaves_the_others_room(tmp_path: Path) -> None:
     """RocksDB makes room in the store that is written to, whichever took the memory: a file for each of its writes."""
-    memory = Memory(cache_bytes=12 * MIB)
+    memory = Memory(cache_bytes=12 * MIB, write_bytes=4 * MIB)
     large, small = (Rocks(tmp_path / name, memory, read_only=False) for name in ("large", "small"))
     with closing(large), closing(small):
         batch = large.batch()
@@ -592,8 +592,8 @@ def test_a_store_that_took_much_and_rests_leaves_the_others_room(tmp_path: Path)
         assert max(files) < 20, "a new file with each write"
 
 
-def test_a_third_of_the_memory_is_for_writes() -> None:
-    assert Memory(48 * MIB).writes.get_buffer_size() == 16 * MIB
+def test_half_of_the_memory_is_for_writes() -> None:
+    assert Memory(48 * MIB).writes.get_buffer_size() == 24 * MIB
 
 
 def test_the_outcome_schema_is_a_part_of_the_format() -> None:

@@ -59,9 +59,9 @@ class Memory:
     """What the stores of a process use together: blocks of their files, and writes that are in no file yet."""
 
     def __init__(self, cache_bytes: int = CACHE_BYTES, write_bytes: int | None = None) -> None:
-        """`write_bytes` is a part of `cache_bytes`, a third of it if it is not given: what writes don't use is left for
+        """`write_bytes` is a part of `cache_bytes`, half of it if it is not given: what writes don't use is left for
         reads."""
-        self.write_bytes = cache_bytes // 3 if write_bytes is None else write_bytes
+        self.write_bytes = cache_bytes // 2 if write_bytes is None else write_bytes
         self.cache = Cache(cache_bytes)
         self.writes = WriteBufferManager.new_write_buffer_manager_with_cache(self.write_bytes, False, self.cache)
         self.stores: set[Rocks] = set()
@@ -321,6 +321,12 @@ def _family_options(name: str, memory: Memory) -> Options:
     options.set_compression_type(DBCompressionType.lz4())
     options.set_bottommost_compression_type(DBCompressionType.zstd())
     options.set_level_compaction_dynamic_level_bytes(True)
+    # What is new goes through a level between, once there are eight files of it, in place of being merged with all there
+    # is each time there are four: half the work of merging, and less of it the larger a store is (store-layout.md).
+    options.set_level_zero_file_num_compaction_trigger(8)
+    options.set_max_bytes_for_level_base(32 * MIB)
+    options.set_max_bytes_for_level_multiplier(8)
+    options.set_target_file_size_base(16 * MIB)
     table = BlockBasedOptions()
     table.set_block_cache(memory.cache)
     table.set_cache_index_and_filter_blocks(True)
