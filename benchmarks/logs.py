@@ -20,9 +20,10 @@ from versolog.schemas.codec import Codec, Record
 from versolog.schemas.registry import TopicRegistry
 from versolog.schemas.topics import Topics, ensure_topics
 from versolog.streams.chain import commit_hash
+from versolog.streams.link import TransactionRecord
 from versolog.streams.producer import Producer
 from versolog.streams.state import NO_HASH
-from versolog.streams.transaction import Transaction
+from versolog.streams.transaction import Transaction, new_id
 
 COMMIT = avro.schema("Commit")
 
@@ -31,6 +32,7 @@ FLUSH_TIMEOUT_S = 60.0
 READ_TIMEOUT_S = 30.0
 READ_AT_ONCE = 5_000
 PACE_S = 0.01
+MADE = 20_000
 
 
 class LogRecord(NamedTuple):
@@ -76,27 +78,37 @@ def make(log: Log, *, fsync: bool) -> None:
 
 def fill(log: Log, transactions: Iterable[Transaction]) -> None:
     """Write the transactions, as a service's producer does."""
-    with _written(log) as write:
+    with _written(log) as (producer, write):
         for tx in transactions:
-            write(tx)
+            write(producer.record(tx))
 
 
 def pace(log: Log, per_s: float, over: Path) -> int:
-    """Write so many transactions of one change a second, evenly, until there is a file `over`; how many they were."""
-    begun_s, count = time.perf_counter(), 0
-    with _written(log) as write:
+    """Write so many transactions of one change a second, evenly, until there is a file `over`; how many they were.
+
+    They are made before and get fresh ids as they are sent, for this shares the processors with what is measured.
+    """
+    with _written(log) as (producer, write):
+        made = [(tx.id.encode(), producer.record(tx)) for tx in map(item_moved, range(MADE))]
+        begun_s, count = time.perf_counter(), 0
         while not over.exists():
             due = int((time.perf_counter() - begun_s) * per_s)
             for number in range(count, due):
-                write(item_moved(number))
+                write(_renewed(*made[number % MADE]))
             count = max(count, due)
             time.sleep(PACE_S)
     return count
 
 
+def _renewed(made_as: bytes, record: TransactionRecord) -> TransactionRecord:
+    id_ = new_id().encode()
+    headers = [(name, id_ if value == made_as else value) for name, value in record.headers]
+    return record._replace(value=record.value.replace(made_as, id_, 1), headers=headers)
+
+
 @contextmanager
-def _written(log: Log) -> Iterator[Callable[[Transaction], None]]:
-    """A call that writes a transaction; at the end all of them are in the log."""
+def _written(log: Log) -> Iterator[tuple[Producer, Callable[[TransactionRecord], None]]]:
+    """Who makes records of transactions, and a call that writes one; at the end all of them are in the log."""
     kafka = KafkaProducer(
         {
             **log.kafka,
@@ -109,8 +121,7 @@ def _written(log: Log) -> Iterator[Callable[[Transaction], None]]:
     )
     with Producer(log.bootstrap, prefix=log.topics.prefix) as records:
 
-        def write(tx: Transaction) -> None:
-            record = records.record(tx)
+        def write(record: TransactionRecord) -> None:
             while True:
                 try:
                     kafka.produce(record.topic, record.value, record.key, record.partition, headers=record.headers)
@@ -118,7 +129,7 @@ def _written(log: Log) -> Iterator[Callable[[Transaction], None]]:
                 except BufferError:
                     kafka.poll(PACE_S)
 
-        yield write
+        yield records, write
         if kafka.flush(FLUSH_TIMEOUT_S):
             raise WrongResultError("Kafka did not take all transactions")
 

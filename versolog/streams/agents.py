@@ -13,7 +13,6 @@ from faust.types import TP
 from versolog.streams.lanes import Fetched, Lanes
 from versolog.streams.transport import (
     BatchConsumer,
-    BatchScheduler,
     BatchSchema,
     BatchTransport,
     Fetching,
@@ -79,7 +78,6 @@ def worker_app(
         broker_max_poll_records=fetching.records_max,
         consumer_max_fetch_size=fetching.partition_bytes_max,
         processing_guarantee="at_least_once",
-        ConsumerScheduler=BatchScheduler,
         TableManager=NoTables,
         stream_wait_empty=False,  # lanes outlive rebalances
         topic_disable_leader=True,
@@ -98,9 +96,10 @@ def worker_app(
     transactions = app.topic(transactions_topic, schema=BatchSchema(), acks=False)
 
     @app.agent(transactions, name="decide")
-    async def decide(batches: faust.StreamT[Fetched]) -> None:
-        async for fetched in batches:
-            lanes.take(fetched)
+    async def decide(fetches: faust.StreamT[list[Fetched]]) -> None:
+        async for fetch in fetches:
+            for fetched in fetch:
+                lanes.take(fetched)
 
     async def assign(_: faust.App, assigned: set[TP], **_signal: Any) -> None:
         partitions = {tp.partition for tp in assigned if tp.topic == transactions_topic}
