@@ -33,6 +33,7 @@ READ_TIMEOUT_S = 30.0
 READ_AT_ONCE = 5_000
 PACE_S = 0.01
 MADE = 20_000
+"""Transactions that `pace` makes before it begins, and sends again and again under fresh ids."""
 
 
 class LogRecord(NamedTuple):
@@ -119,7 +120,7 @@ def _written(log: Log) -> Iterator[tuple[Producer, Callable[[TransactionRecord],
             "queue.buffering.max.messages": 1_000_000,
         }
     )
-    with Producer(log.bootstrap, prefix=log.topics.prefix) as records:
+    with Producer(log.bootstrap, prefix=log.topics.prefix) as producer:
 
         def write(record: TransactionRecord) -> None:
             while True:
@@ -129,7 +130,7 @@ def _written(log: Log) -> Iterator[tuple[Producer, Callable[[TransactionRecord],
                 except BufferError:
                     kafka.poll(PACE_S)
 
-        yield records, write
+        yield producer, write
         if kafka.flush(FLUSH_TIMEOUT_S):
             raise WrongResultError("Kafka did not take all transactions")
 
