@@ -308,6 +308,7 @@ async def work(settings: Settings, ready: Callable[[str], None] = lambda url: No
     failpoints.arm(settings.failpoints)
     _collect_garbage_rarely()
     share_arenas()
+    answers_by_s = time.monotonic() + settings.kafka_wait_s
     ids = await _once_kafka_answers(
         partial(
             ensure_topics,
@@ -317,11 +318,11 @@ async def work(settings: Settings, ready: Callable[[str], None] = lambda url: No
             replication=settings.replication,
             fsync=settings.fsync,
         ),
-        settings.kafka_wait_s,
+        answers_by_s,
     )
     registry = settings.registry()
     codec = Codec(registry)
-    await _once_kafka_answers(partial(_register, codec), settings.kafka_wait_s)
+    await _once_kafka_answers(partial(_register, codec), answers_by_s)
     metrics = CollectorRegistry()
     worker = Worker(settings, codec, ids.identity, Counted(metrics))
     intake = KafkaIntake(settings.client, settings.topics)
@@ -369,14 +370,14 @@ async def work(settings: Settings, ready: Callable[[str], None] = lambda url: No
         await worker.close()
 
 
-async def _once_kafka_answers(blocking: Callable[[], Answer], wait_s: float) -> Answer:
-    """What `blocking` returns, called again while it raises Unavailable: Kafka may be starting too."""
-    deadline = time.monotonic() + wait_s
+async def _once_kafka_answers(blocking: Callable[[], Answer], by_s: float) -> Answer:
+    """What `blocking` returns, called again while it raises Unavailable until `by_s` on the monotonic clock: Kafka may be
+    starting too."""
     while True:
         try:
             return await asyncio.to_thread(blocking)
         except Unavailable as away:
-            if time.monotonic() > deadline:
+            if time.monotonic() > by_s:
                 raise
             logger.warning("waits-for-kafka", reason=away.detail)
             await asyncio.sleep(KAFKA_AGAIN_S)
