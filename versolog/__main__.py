@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 
+from versolog import lifetime
+
 
 def main() -> None:
     """Run the command line; without the server extra, say what to install."""
     try:
-        from versolog.cli import app
+        with lifetime.importing():
+            from versolog.cli import app
     except ModuleNotFoundError as error:
         sys.exit(f"the command line needs {error.name}: pip install 'versolog[server,broker]'")
     app()

@@ -1,12 +1,27 @@
-"""How processes end: with the one that started them, and in order."""
+"""How processes begin, without delay, and how they end: with the one that started them, and in order."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """While much is imported, have Python collect no garbage: what is made then stays, and the collector would walk all
+    of it again and again. Measured: a fifth of what the command line takes to start."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def end_with_parent(number: signal.Signals, parent: int) -> None:

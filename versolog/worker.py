@@ -371,8 +371,8 @@ async def work(settings: Settings, ready: Callable[[str], None] = lambda url: No
 
 
 async def _once_kafka_answers(blocking: Callable[[], Answer], by_s: float) -> Answer:
-    """What `blocking` returns, called again while it raises Unavailable until `by_s` on the monotonic clock: Kafka may be
-    starting too."""
+    """What `blocking` returns, called again while it raises Unavailable until `by_s` on the monotonic clock: Kafka may
+    be starting too."""
     while True:
         try:
             return await asyncio.to_thread(blocking)

@@ -82,8 +82,9 @@ def worker(
     end_with_parent: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """One worker: it decides and commits its share of the partitions, follows the others, and answers HTTP."""
-    from versolog.streams.runtime import run_worker
-    from versolog.worker import work
+    with lifetime.importing():
+        from versolog.streams.runtime import run_worker
+        from versolog.worker import work
 
     if end_with_parent is not None:
         lifetime.end_with_parent(signal.SIGTERM, end_with_parent)

@@ -8,12 +8,15 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from versolog import lifetime
+
 
 def main() -> None:
     """Play the demo; the exit status is 0 only if all that was shown was checked and right."""
     signal.signal(signal.SIGTERM, _as_interrupt)
     try:
-        from versolog.demo.demo import play
+        with lifetime.importing():
+            from versolog.demo.demo import play
     except ModuleNotFoundError as error:
         sys.exit(f"the demo needs {error.name}: pip install 'versolog[server,broker,demo]'")
     asked = _arguments()
