@@ -18,7 +18,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.inprocess import PARTITIONS, House, house
-from versolog.projections.http import answer, cursor
+from versolog.projections.http import answer, cursor, transactions
 from versolog.projections.http.request import BODY_BYTES_MAX
 from versolog.projections.lag import _Known
 from versolog.schemas import codec as avro
@@ -375,6 +375,32 @@ async def test_a_batch_and_a_rehearsal_are_passed_on_too(tmp_path: Path) -> None
             asked = {"to": 1, "dry_run": True}
             rehearsal = await odd.post(f"/v1/groups/g{number}/rollbacks", json=asked)
             assert (rehearsal.status_code, rehearsal.json()["counts"]["rows"]) == (200, 0)
+
+
+async def test_less_of_a_batch_is_under_way_where_single_writes_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    class Watched(transactions._UnderWay):
+        async def room(self) -> None:
+            seen.append(self._waits_max_s())
+            await super().room()
+
+    monkeypatch.setattr(transactions, "_UnderWay", Watched)
+    async with house(tmp_path) as (_, client):
+
+        async def waits_max_s(batch: str) -> float:
+            lines = [Transaction("UA", id=f"{batch}-{n}").put("flights", "k", {"n": n}).to_json() for n in range(30)]
+            told = await client.post("/v1/transactions:batch", content=b"\n".join(map(orjson.dumps, lines)))
+            assert [json.loads(line)["outcome"] for line in told.iter_lines()] == ["committed"] * 30
+            return seen.pop()
+
+        assert await waits_max_s("alone") == transactions.BATCH_WAITS_ALONE_MAX_S
+        assert (await client.put(ROW, json={"n": 1})).status_code == 201
+        assert await waits_max_s("beside") == transactions.BATCH_WAITS_MAX_S
+        monkeypatch.setattr(transactions, "SINGLE_WRITES_EXPECTED_S", 0.0)
+        assert await waits_max_s("alone again") == transactions.BATCH_WAITS_ALONE_MAX_S
 
 
 async def test_an_owner_that_is_away_or_not_known_is_503(tmp_path: Path) -> None:

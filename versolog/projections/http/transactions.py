@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Any
 from urllib.parse import quote, unquote
@@ -43,7 +43,11 @@ from versolog.streams.transaction import Transaction
 BATCH_UNDER_WAY_MAX = 2_000
 """Lines of one batch that may wait for their outcome; the next is read when the first of these is answered."""
 BATCH_WAITS_MAX_S = 0.1
-"""And while that one has waited for so long, a slice is read only as often as this."""
+"""And while that one has waited for so long, a slice is read only as often as this: single writes stand behind it."""
+BATCH_WAITS_ALONE_MAX_S = 0.5
+"""The same while no single write is expected: the more is under way, the more goes into each Kafka transaction."""
+SINGLE_WRITES_EXPECTED_S = 5.0
+"""For so long after a single write another one is expected."""
 SLICE_LINES = 25
 """Read between two turns of the event loop."""
 FLUSH_BYTES = 64 * 1024
@@ -76,6 +80,8 @@ class Writes:
 
     def __init__(self, node: Node, relay: Relay, metrics: HttpMetrics) -> None:
         self._node, self._relay, self._metrics = node, relay, metrics
+        self._single_s = float("-inf")
+        """When the last single write came, on the monotonic clock."""
 
     async def one(self, request: Request) -> Response:
         """POST /v1/transactions"""
@@ -88,6 +94,7 @@ class Writes:
     async def answer(self, request: Request, tx: Transaction, wait: float | None, *, of_row: bool = False) -> Response:
         """Send `tx` and answer with its outcome; `of_row` says that it changes one row, whose ETag goes along."""
         timeout_s = wait_s(request, wait)
+        self._single_s = time.monotonic()
         try:
             outcome = await self._node.submit(tx, timeout_s)
         except Elsewhere as elsewhere:
@@ -148,7 +155,7 @@ class Writes:
 
     async def _batch(self, request: Request, timeout_s: float) -> AsyncIterator[bytes]:
         """The outcome of each line, in order, each as soon as those before it are known."""
-        asked = _UnderWay()
+        asked = _UnderWay(self._batch_waits_max_s)
         reader = asyncio.create_task(self._read_batch(request, asked, timeout_s))
         told = bytearray()
         try:
@@ -168,6 +175,10 @@ class Writes:
             reader.cancel()
             await asyncio.wait({reader})
             asked.forget()
+
+    def _batch_waits_max_s(self) -> float:
+        is_alone = time.monotonic() - self._single_s > SINGLE_WRITES_EXPECTED_S
+        return BATCH_WAITS_ALONE_MAX_S if is_alone else BATCH_WAITS_MAX_S
 
     async def _read_batch(self, request: Request, asked: _UnderWay, timeout_s: float) -> None:
         count = 0
@@ -325,7 +336,9 @@ class _UnderWay:
     than they are decided, and what is sent beyond that only has all others wait, single writes too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, waits_max_s: Callable[[], float]) -> None:
+        """`waits_max_s` answers for how long the first one may wait before no more are sent."""
+        self._waits_max_s = waits_max_s
         self._lines: deque[tuple[float, _Line]] = deque()
         self._is_over = False
         self._awaited: tuple[float, _Line] | None = None
@@ -375,7 +388,7 @@ class _UnderWay:
 
     def _first_waits(self) -> bool:
         first = self._awaited or (self._lines[0] if self._lines else None)
-        return first is not None and time.monotonic() - first[0] > BATCH_WAITS_MAX_S and not first[1].is_settled
+        return first is not None and time.monotonic() - first[0] > self._waits_max_s() and not first[1].is_settled
 
     def forget(self) -> None:
         """Wait for none of them any more."""
