@@ -37,7 +37,7 @@ up: setup
 	@$(BIN)/versolog up
 
 test: setup
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --durations 20 --durations-min 10 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder --durations 20 --durations-min 10 $(PYTEST_ARGS)
 
 # The tests that need no Kafka, from the sources although compiled modules are there.
 test-pure: setup
