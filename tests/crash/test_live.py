@@ -132,7 +132,7 @@ def test_the_bank_adds_up_at_every_moment(cluster: Cluster, own_broker: RealBrok
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(("count", "clients"), [(120, 8), pytest.param(20_000, 32, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("count", "clients"), [(300, 8), pytest.param(20_000, 32, marks=pytest.mark.slow)])
 def test_lists_in_many_groups_have_one_history(
     cluster: Cluster, own_broker: RealBroker, count: int, clients: int
 ) -> None:
