@@ -8,7 +8,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -296,11 +296,9 @@ def test_a_registry_that_spells_schemas_its_own_way_gives_back_our_text(
     topics: Topics, registry: TopicRegistry
 ) -> None:
     """The hashes of commits are made of the text as registered."""
-    with http_server(registry_over_http(registry)) as url:
-        ids = ConfluentRegistry(url, topics)
+    with http_server(registry_over_http(registry)) as url, closing(ConfluentRegistry(url, topics)) as ids:
         for each in (TRANSACTION, COMMIT, OUTCOMES, TICK):
             assert ids.text_of(ids.id_of(each)) == each.text
-        ids.close()
 
 
 def test_a_producer_takes_ids_from_a_registry_over_http(
@@ -331,26 +329,29 @@ def test_a_producer_takes_ids_from_a_registry_over_http(
     ],
 )
 def test_what_a_registry_answers_is_typed(answered: Answer, error: type[Exception], said: str) -> None:
-    with http_server(lambda method, path, body: answered) as url:
-        ids = ConfluentRegistry(url, Topics())
-        with pytest.raises(error, match=said):
-            ids.text_of(7)
-        ids.close()
+    with (
+        http_server(lambda method, path, body: answered) as url,
+        closing(ConfluentRegistry(url, Topics())) as ids,
+        pytest.raises(error, match=said),
+    ):
+        ids.text_of(7)
 
 
 def test_a_refused_registration_is_typed() -> None:
-    with http_server(lambda method, path, body: (409, {"message": "incompatible"})) as url:
-        ids = ConfluentRegistry(url, Topics())
-        with pytest.raises(Misconfigured, match="incompatible"):
-            ids.id_of(COMMIT)
-        ids.close()
+    with (
+        http_server(lambda method, path, body: (409, {"message": "incompatible"})) as url,
+        closing(ConfluentRegistry(url, Topics())) as ids,
+        pytest.raises(Misconfigured, match="incompatible"),
+    ):
+        ids.id_of(COMMIT)
 
 
 def test_a_registry_that_is_away_is_unavailable() -> None:
-    ids = ConfluentRegistry("http://127.0.0.1:1", Topics())
-    with pytest.raises(Unavailable, match="does not answer"):
+    with (
+        closing(ConfluentRegistry("http://127.0.0.1:1", Topics())) as ids,
+        pytest.raises(Unavailable, match="does not answer"),
+    ):
         ids.id_of(COMMIT)
-    ids.close()
 
 
 def test_a_reader_with_nothing_of_ours_reads_a_commit() -> None:
@@ -361,10 +362,23 @@ def test_a_reader_with_nothing_of_ours_reads_a_commit() -> None:
     assert read["changes"] == commit()["changes"]
 
 
+class Clock:
+    """A time that passes while somebody sleeps, and never else."""
+
+    now_s = 0.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
 def test_an_id_that_one_of_the_registrys_nodes_has_not_heard_of_is_asked_for_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(registries, "UNKNOWN_AGAIN_S", 0.01)
+    clock = Clock()
+    monkeypatch.setattr(registries, "time", clock)
     asked: list[str] = []
 
     def answer(method: str, path: str, body: Any) -> Answer:
@@ -373,14 +387,17 @@ def test_an_id_that_one_of_the_registrys_nodes_has_not_heard_of_is_asked_for_aga
             return 200, {"schema": COMMIT.text}
         return 404, {"error_code": 40403, "message": "Schema not found"}
 
-    with http_server(answer) as url:
-        ids = ConfluentRegistry(url, Topics())
+    def times_asked_for(schema_id: int) -> int:
+        asked.clear()
+        with pytest.raises(Malformed):
+            ids.text_of(schema_id)
+        return len(asked)
+
+    with http_server(answer) as url, closing(ConfluentRegistry(url, Topics())) as ids:
         assert ids.text_of(7) == COMMIT.text
         assert len(asked) == 3
-        monkeypatch.setattr(registries, "UNKNOWN_AFTER_S", 0.05)
-        for times in (range(2, 99), range(1, 2), range(1, 2)):  # once it is believed, it costs one question
-            asked.clear()
-            with pytest.raises(Malformed):
-                ids.text_of(8)
-            assert len(asked) in times
-        ids.close()
+        believed_after = times_asked_for(8)
+        assert believed_after >= registries.UNKNOWN_AFTER_S / registries.UNKNOWN_AGAIN_S
+        assert [times_asked_for(8), times_asked_for(8)] == [1, 1]
+        clock.sleep(registries.UNKNOWN_FOR_S)
+        assert times_asked_for(8) == believed_after
