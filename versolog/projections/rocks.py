@@ -322,8 +322,8 @@ def _family_options(name: str, memory: Memory) -> Options:
     options.set_bottommost_compression_type(DBCompressionType.zstd())
     options.set_level_compaction_dynamic_level_bytes(True)
     # What is new goes through a level between, in place of being merged with all there is each time there are four files
-    # of it: less work, and the less the larger a store is. More than four would have reads of the past seek in each
-    # (store-layout.md).
+    # of it: half the work, and the less the larger a store is. Reads of the past seek in each that is not merged yet, so
+    # that there are not more than four (store-layout.md).
     options.set_level_zero_file_num_compaction_trigger(4)
     options.set_max_bytes_for_level_base(32 * MIB)
     options.set_max_bytes_for_level_multiplier(8)
