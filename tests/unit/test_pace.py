@@ -6,7 +6,15 @@ from contextlib import ExitStack
 
 import pytest
 
-from versolog.streams.pace import FEW_WAITING, MANY_WAITING, REST_COMMITS, REST_LONGEST_S, REST_MAX_S, Pace
+from versolog.streams.pace import (
+    FEW_WAITING,
+    MANY_WAITING,
+    REST_AWAITED_MAX_S,
+    REST_COMMITS,
+    REST_LONGEST_S,
+    REST_MAX_S,
+    Pace,
+)
 
 COMMIT_S = 0.01
 
@@ -17,7 +25,7 @@ def test_one_that_comes_alone_waits_for_nobody() -> None:
         for partition in range(4):
             entered.enter_context(pace.kept(partition))
         pace.begin(0)
-        assert pace.rest_s(0, COMMIT_S, 1) == 0
+        assert pace.rest_s(0, COMMIT_S, 1, awaited=False) == 0
 
 
 def test_it_rests_longer_the_more_partitions_are_at_work() -> None:
@@ -27,10 +35,10 @@ def test_it_rests_longer_the_more_partitions_are_at_work() -> None:
             entered.enter_context(pace.kept(partition))
         for partition in range(4):
             pace.begin(partition)
-            rests.append(pace.rest_s(0, COMMIT_S, 1))
+            rests.append(pace.rest_s(0, COMMIT_S, 1, awaited=False))
         assert rests == pytest.approx([part / 3 * REST_COMMITS * COMMIT_S for part in range(4)])
         pace.end(2)
-        assert pace.rest_s(0, COMMIT_S, 1) == pytest.approx(rests[2])
+        assert pace.rest_s(0, COMMIT_S, 1, awaited=False) == pytest.approx(rests[2])
 
 
 def test_a_partition_that_ended_is_not_counted() -> None:
@@ -38,21 +46,28 @@ def test_a_partition_that_ended_is_not_counted() -> None:
     with pace.kept(0):
         with pace.kept(1), pace.kept(2):
             pace.begin(1)
-            assert pace.rest_s(0, COMMIT_S, 1) == pytest.approx(REST_COMMITS * COMMIT_S / 2)
-        assert pace.rest_s(0, COMMIT_S, 1) == 0
+            assert pace.rest_s(0, COMMIT_S, 1, awaited=False) == pytest.approx(REST_COMMITS * COMMIT_S / 2)
+        assert pace.rest_s(0, COMMIT_S, 1, awaited=False) == 0
 
 
 def test_many_at_hand_are_reason_enough() -> None:
     pace = Pace()
     with pace.kept(0):
-        assert pace.rest_s(0, COMMIT_S, MANY_WAITING + 1) == pytest.approx(REST_COMMITS * COMMIT_S)
-        assert pace.rest_s(0, COMMIT_S, 10 * MANY_WAITING) == pytest.approx(REST_COMMITS * COMMIT_S)
+        assert pace.rest_s(0, COMMIT_S, MANY_WAITING + 1, awaited=False) == pytest.approx(REST_COMMITS * COMMIT_S)
+        assert pace.rest_s(0, COMMIT_S, 10 * MANY_WAITING, awaited=False) == pytest.approx(REST_COMMITS * COMMIT_S)
 
 
 def test_a_commit_that_took_seconds_is_a_reason_to_rest_for_longer_only_where_many_come_meanwhile() -> None:
     pace = Pace()
     with pace.kept(0), pace.kept(1):
         pace.begin(1)
-        assert pace.rest_s(0, 5.0, 0) == pytest.approx(REST_MAX_S * (1 - 1 / MANY_WAITING))
-        assert pace.rest_s(0, 5.0, FEW_WAITING) == pytest.approx(2 * REST_MAX_S)
-        assert pace.rest_s(0, 5.0, 10 * MANY_WAITING) == REST_LONGEST_S
+        assert pace.rest_s(0, 5.0, 0, awaited=False) == pytest.approx(REST_MAX_S * (1 - 1 / MANY_WAITING))
+        assert pace.rest_s(0, 5.0, FEW_WAITING, awaited=False) == pytest.approx(2 * REST_MAX_S)
+        assert pace.rest_s(0, 5.0, 10 * MANY_WAITING, awaited=False) == REST_LONGEST_S
+
+
+def test_nobody_who_waits_for_an_answer_has_a_long_rest_to_wait_for() -> None:
+    pace = Pace()
+    with pace.kept(0):
+        assert pace.rest_s(0, 5.0, 10 * MANY_WAITING, awaited=True) == REST_AWAITED_MAX_S
+        assert pace.rest_s(0, 0.001, 10 * MANY_WAITING, awaited=True) == pytest.approx(REST_COMMITS * 0.001)

@@ -126,6 +126,10 @@ class LivePartition(Partition):
     def next_commit_offset(self) -> int:
         return self.store.next_commit_offset
 
+    @property
+    def is_awaited(self) -> bool:
+        return bool(self._waiting)
+
     def outcomes(self, transaction_ids: Sequence[str]) -> Sequence[bytes | None]:
         return self.store.outcomes(transaction_ids)
 

@@ -42,14 +42,16 @@ from versolog.streams.transaction import Transaction
 
 BATCH_UNDER_WAY_MAX = 2_000
 """Lines of one batch that may wait for their outcome; the next is read when the first of these is answered."""
-BATCH_WAITS_MAX_S = 0.1
-"""And while that one has waited for so long, a slice is read only as often as this: single writes stand behind it."""
-BATCH_WAITS_ALONE_MAX_S = 0.5
+BATCH_WAITS_MAX_S = 0.05
+"""And while that one has waited for so long, hardly any are read: single writes stand behind them."""
+BATCH_WAITS_ALONE_MAX_S = 0.25
 """The same while no single write is expected: the more is under way, the more goes into each Kafka transaction."""
 SINGLE_WRITES_EXPECTED_S = 5.0
 """For so long after a single write another one is expected."""
 SLICE_LINES = 25
 """Read between two turns of the event loop."""
+SLICE_AFTER_S = 0.1
+"""A slice is read after so long whatever waits: one line that waits for others does not stop the rest."""
 FLUSH_BYTES = 64 * 1024
 
 
@@ -376,7 +378,7 @@ class _UnderWay:
     async def room(self) -> None:
         """Wait until some more may be sent. For one that waits for others no longer than a moment: the rest need not."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(BATCH_WAITS_MAX_S):
+            async with asyncio.timeout(SLICE_AFTER_S):
                 while self._first_waits():
                     await self._change()
         while len(self._lines) >= BATCH_UNDER_WAY_MAX:
