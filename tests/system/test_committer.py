@@ -70,7 +70,7 @@ def log_adds_up(cluster: Cluster, total: int) -> None:
 @asynccontextmanager
 async def resting(cluster: Cluster, send: Send, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Owner, int]]:
     """An owner that has committed `a`, has taken in `b`, at the offset told, and rests before it commits that."""
-    monkeypatch.setattr(Pace, "rest_s", lambda *_: REST_S)
+    monkeypatch.setattr(Pace, "rest_s", lambda *_, awaited: REST_S)
     send(count("a"))
     async with owner(cluster) as one:
         start = await one.decide_all()
@@ -158,6 +158,32 @@ def test_a_batch_that_is_let_go_of_while_it_rests_is_decided_again(
 
     asyncio.run(run())
     log_adds_up(cluster, 2)
+
+
+def test_how_long_it_rests_goes_by_whether_somebody_waits_here(
+    cluster: Cluster, send: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[bool] = []
+
+    def rest_s(*_: object, awaited: bool) -> float:
+        told.append(awaited)
+        return 0.0
+
+    monkeypatch.setattr(Pace, "rest_s", rest_s)
+
+    async def run() -> None:
+        async with owner(cluster) as one:
+            send(count("a"))
+            start = await one.decide_all()
+            hash_ = bytes(32)
+            outcome = one.partition.expect_outcome("b", hash_)
+            send(count("b"))
+            await one.take(start)
+            await one.stored(start + 1)
+            one.partition.expect_no_more("b", hash_, outcome)
+
+    asyncio.run(run())
+    assert (told[0], told[-1]) == (False, True)
 
 
 def test_nothing_is_committed_after_deciding_failed_midway(
