@@ -160,12 +160,12 @@ def test_a_batch_that_is_let_go_of_while_it_rests_is_decided_again(
     log_adds_up(cluster, 2)
 
 
-def test_how_long_it_rests_goes_by_whether_somebody_waits_here(
+def test_how_long_it_rests_goes_by_how_many_are_awaited_here(
     cluster: Cluster, send: Send, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[bool] = []
+    told: list[int] = []
 
-    def rest_s(*_: object, awaited: bool) -> float:
+    def rest_s(*_: object, awaited: int) -> float:
         told.append(awaited)
         return 0.0
 
@@ -183,7 +183,7 @@ def test_how_long_it_rests_goes_by_whether_somebody_waits_here(
             one.partition.expect_no_more("b", hash_, outcome)
 
     asyncio.run(run())
-    assert (told[0], told[-1]) == (False, True)
+    assert (told[0], told[-1]) == (0, 1)
 
 
 def test_nothing_is_committed_after_deciding_failed_midway(

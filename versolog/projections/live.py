@@ -127,8 +127,8 @@ class LivePartition(Partition):
         return self.store.next_commit_offset
 
     @property
-    def is_awaited(self) -> bool:
-        return bool(self._waiting)
+    def awaited(self) -> int:
+        return len(self._waiting)
 
     def outcomes(self, transaction_ids: Sequence[str]) -> Sequence[bytes | None]:
         return self.store.outcomes(transaction_ids)

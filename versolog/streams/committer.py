@@ -146,8 +146,8 @@ class Replica(Protocol):
         """The offset behind the last record of commits that was folded."""
 
     @property
-    def is_awaited(self) -> bool:
-        """Whether somebody waits here for an outcome."""
+    def awaited(self) -> int:
+        """How many outcomes somebody waits for here."""
 
     def outcomes(self, transaction_ids: Sequence[str]) -> Sequence[bytes | None]:
         """For each id the outcome it has in the store."""
@@ -503,7 +503,7 @@ class Committer:
             if not self._open.settled:
                 continue
             self._pace.begin(self._partition)
-            awaited, at_hand = self._replica.is_awaited, self._open.transactions
+            awaited, at_hand = self._replica.awaited, self._open.transactions
             rest_s = ended + self._pace.rest_s(self._partition, commit_s, at_hand, awaited=awaited) - time.perf_counter()
             if rest_s > 0 and self._open.transactions < BATCH_TRANSACTIONS_MIN and not self._stopping:
                 await asyncio.sleep(rest_s)

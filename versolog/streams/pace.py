@@ -15,7 +15,7 @@ FEW_WAITING = 25
 REST_LONGEST_S = 0.2
 """However many they are."""
 REST_AWAITED_MAX_S = 0.03
-"""And no longer than this where somebody waits for an answer here: who gets it sends more."""
+"""And no longer than this where most of them are awaited here: who gets an answer sends more."""
 MANY_WAITING = 50
 """With so many transactions at hand a partition counts as busy, whatever the others do."""
 
@@ -47,10 +47,12 @@ class Pace:
             self._members.discard(partition)
             self._at_work.discard(partition)
 
-    def rest_s(self, partition: int, commit_s: float, waiting: int, *, awaited: bool) -> float:
-        """For how long `partition` rests after a commit that took `commit_s`, with `waiting` transactions at hand; `awaited`
-        says that somebody waits for an outcome here."""
+    def rest_s(self, partition: int, commit_s: float, waiting: int, *, awaited: int) -> float:
+        """For how long `partition` rests after a commit that took `commit_s`, with `waiting` transactions at hand; somebody
+        waits here for `awaited` outcomes, of these or of what is to come."""
         others = len(self._members) - 1
         busy = len(self._at_work - {partition}) / others if others > 0 else 0.0
-        longest_s = REST_AWAITED_MAX_S if awaited else min(REST_MAX_S * (1 + waiting / FEW_WAITING), REST_LONGEST_S)
+        longest_s = min(REST_MAX_S * (1 + waiting / FEW_WAITING), REST_LONGEST_S)
+        if awaited > waiting / 2:
+            longest_s = REST_AWAITED_MAX_S
         return min(REST_COMMITS * commit_s, longest_s) * min(busy + (waiting - 1) / MANY_WAITING, 1.0)
