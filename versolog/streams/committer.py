@@ -505,7 +505,7 @@ class Committer:
             self._pace.begin(self._partition)
             awaited, at_hand = self._replica.awaited, self._open.transactions
             rest_s = ended + self._pace.rest_s(self._partition, commit_s, at_hand, awaited=awaited) - time.perf_counter()
-            if rest_s > 0 and self._open.transactions < BATCH_TRANSACTIONS_MIN and not self._stopping:
+            if rest_s > 0 and at_hand < BATCH_TRANSACTIONS_MIN and not self._stopping:
                 await asyncio.sleep(rest_s)
             if participant is not self._participant:
                 return  # broken off or let go of while it rested: the batch is gone, and its checkpoint must not stay
