@@ -93,6 +93,13 @@ class WorkerProcess:
     def owned(self) -> set[int]:
         return {number for number, state in self.partitions().items() if state["role"] == "owner"}
 
+    def level(self, since_s: float, partitions: int) -> bool:
+        """Whether it has all of them as they were at `since_s` (`time.monotonic()`). How far the log goes is asked
+        once a second, so a lag of 0 alone may be that of a log without the last commits."""
+        asked_at_s = time.monotonic()
+        lags = [state["lag_s"] for state in self.partitions().values()]
+        return len(lags) == partitions and all(lag_s is not None and lag_s < asked_at_s - since_s for lag_s in lags)
+
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that carry `labels`."""
         wanted = [f'{label}="{value}"' for label, value in labels.items()]
@@ -184,14 +191,17 @@ class Cluster:
             raise AssertionError(f"{late}: {states}") from None
 
     def level(self, within_s: float = READY_WITHIN_S) -> None:
-        """Wait until every worker has all of the log."""
+        """Wait until every worker has all that is in the log now, of every partition."""
+        now_s = time.monotonic()
 
         def is_level() -> bool:
-            states = [state for worker in self.running() for state in worker.partitions().values()]
-            found = [state["lag_offsets"] == 0 and state["lag_s"] < 2 for state in states]
-            return len(found) == self.partitions * len(self.running()) and all(found)
+            return all(worker.level(now_s, self.partitions) for worker in self.running())
 
-        eventually(is_level, within_s, "all workers have all")
+        try:
+            eventually(is_level, within_s, "all workers have all")
+        except AssertionError as late:
+            states = {worker.name: worker.partitions() for worker in self.running()}
+            raise AssertionError(f"{late}: {states}") from None
 
     def stop(self) -> None:
         """Stop all workers in order; none may need to be killed for it."""

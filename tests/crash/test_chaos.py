@@ -8,11 +8,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
-from tests.cluster import Cluster, WorkerProcess, eventually
+from tests.cluster import Cluster, WorkerProcess
 from tests.conftest import RealBroker
 from tests.traffic import Traffic, check_all
 from versolog.schemas.errors import Unavailable, Undecided
@@ -128,16 +127,10 @@ def test_whatever_happens_the_log_adds_up_and_all_stores_agree(
         traffic.finish()
 
     cluster.owned()
-    states: list[dict[str, Any]] = []
-
-    def level() -> bool:
-        states[:] = [state for worker in cluster.running() for state in worker.partitions().values()]
-        return len(states) == 3 * 4 and all(state["lag_offsets"] == 0 and state["lag_s"] < 2 for state in states)
-
     try:
-        eventually(level, SOON_S, "all workers have all")
+        cluster.level(SOON_S)
     except AssertionError as late:
-        raise AssertionError(f"{late}; after {chaos.done}: {states}") from None
+        raise AssertionError(f"{late}; after {chaos.done}") from None
     cluster.stop()
     check_all(cluster, traffic, "w1")
     assert len({cluster.digest(name) for name in NAMES}) == 1

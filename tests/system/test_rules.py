@@ -13,7 +13,7 @@ import pytest
 from confluent_kafka import Producer as KafkaProducer
 from confluent_kafka.admin import AdminClient
 
-from tests.cluster import Cluster, WorkerProcess, eventually
+from tests.cluster import Cluster, eventually
 from tests.conftest import RealBroker
 from tests.history import Commit, LogReader
 from tests.proxy import END_TXN, Proxy
@@ -54,12 +54,6 @@ def same_digest_everywhere(cluster: Cluster, *names: str) -> None:
     assert len(set(digests.values())) == 1, digests
 
 
-def level(worker: WorkerProcess) -> bool:
-    """Whether the worker has folded all that is committed."""
-    states = worker.partitions()
-    return bool(states) and all(state["lag_offsets"] == 0 and state["lag_s"] < 2 for state in states.values())
-
-
 # Several workers
 
 
@@ -77,7 +71,7 @@ def test_a_frozen_owner_commits_nothing_when_it_wakes_up(cluster: Cluster) -> No
         eventually(lambda: len(zombie.owned()) == len(new.owned()) == 1, SOON_S, "the partitions are shared")
         traffic.acknowledge(producer.outcomes(traffic.send_wave(), SOON_S))
         traffic.finish()
-    eventually(lambda: level(zombie) and level(new), SOON_S, "each follows what the other owns")
+    cluster.level(SOON_S)  # each follows what the other owns
     cluster.stop()
     check_all(cluster, traffic, "new")
     assert cluster.digest("zombie") == cluster.digest("new")
@@ -212,13 +206,14 @@ def test_a_store_that_the_log_does_not_know_is_made_anew(
     owner = cluster.start("owner")
     cluster.owned()
     follower = cluster.start("follower")
-    eventually(lambda: level(follower) and follower.owned(), SOON_S, "the follower has all, and a share")
+    eventually(follower.owned, SOON_S, "the follower has a share")
+    cluster.level(SOON_S)
     for worker in (owner, follower):
         rebuilt = [line for line in worker.log().splitlines() if "store-rebuilt" in line]
         assert len(rebuilt) == cluster.partitions
         assert all("another log" in line or "is not in the log" in line for line in rebuilt)
     write(cluster, 20, prefix="after")
-    eventually(lambda: level(owner) and level(follower), SOON_S, "each follows the other")
+    cluster.level(SOON_S)  # each follows the other
     same_digest_everywhere(cluster, "owner", "follower")
 
 
@@ -379,7 +374,8 @@ def test_a_follower_stops_where_the_log_was_tampered_with(cluster: Cluster) -> N
     cluster.owned()
     write(cluster, 30)
     cluster.start("w2")
-    eventually(lambda: all(len(w.owned()) == 1 and level(w) for w in cluster.running()), SOON_S, "both have a share")
+    eventually(lambda: all(len(worker.owned()) == 1 for worker in cluster.running()), SOON_S, "both have a share")
+    cluster.level(SOON_S)
     hurt = partition_of("g0", cluster.partitions)
     follower = next(worker for worker in cluster.running() if hurt not in worker.owned())
     last = LogReader(cluster).history().commits["g0"][-1]

@@ -56,9 +56,10 @@ class Lag:
             await asyncio.sleep(ASK_EVERY_S)
 
     def offsets(self, partition: int) -> int | None:
-        """Records of commits and outcomes not folded here yet; None while that isn't known.
+        """Records of commits and outcomes that the log had when it was last asked and that are not folded here; None
+        while that isn't known.
 
-        Never too few: those of a Kafka transaction that is open count. After an aborted one, whose records nobody reads, some too many until the next one.
+        Never too few of them: those of a Kafka transaction that is open count. After an aborted one, whose records nobody reads, some too many until the next one.
         """
         ends, here = self._ends.get(partition), self._partitions.get(partition)
         if ends is None or here is None:
