@@ -36,7 +36,7 @@ class Settings(BaseSettings):
     follow: Literal["all", "none"] = Field("all", description="Which partitions of other workers are kept up with.")
     cache_mib: int = Field(
         160, ge=16, description="Memory for the stores of all partitions together, in MiB: blocks of their files, and "
-        "up to a third of it writes that are in no file yet. At full speed a worker takes about 370 MiB besides.",
+        "up to half of it writes that are in no file yet. At full speed a worker takes about 370 MiB besides.",
     )  # fmt: skip
     http_host: str = Field("127.0.0.1", description="The address that HTTP binds to.")
     http_port: int = Field(8080, ge=0, le=65_535, description="0 takes a free one.")

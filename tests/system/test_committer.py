@@ -321,6 +321,7 @@ def test_what_is_in_the_log_and_not_in_the_store_yet_is_known(
             batch = one.committer.committing(GROUP)
             assert batch is not None
             assert one.committer.committing("other") is None
+            assert one.committer.committing(None) is batch
             assert one.committer.deciding("a") is batch
             assert one.committer.deciding("b") is None
             stored.set()

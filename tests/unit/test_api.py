@@ -231,6 +231,33 @@ async def test_a_read_waits_for_the_batch_that_changes_its_group_just_now(tmp_pa
         assert (await reading).json()["row"] == {"n": 1}
 
 
+async def test_a_list_of_groups_waits_for_the_batches_of_just_now(tmp_path: Path) -> None:
+    """Whoever was told elsewhere of a new group finds it in the list."""
+    async with house(tmp_path) as (built, client):
+        await client.put(ROW, json={"n": 1})
+        partition = built.partitions[partition_of("UA", PARTITIONS)]
+        batches: dict[str | None, object] = {None: object()}
+        partition.committing = batches.get
+        late = await client.get("/v1/groups", headers={"versolog-wait": "0.02"})
+        assert is_problem(late, 503, "not-yet-visible")
+        listing = asyncio.create_task(client.get("/v1/groups"))
+        await asyncio.sleep(0.02)
+        assert not listing.done()
+        del batches[None]
+        partition.applied(())
+        assert [group["group"] for group in (await listing).json()["groups"]] == ["UA"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/groups", "/v1/tags", "/v1/tags/t", "/v1/transactions:waiting", "/v1/verify", "/v1/digest"]
+)
+async def test_where_owners_alone_answer_nobody_is_promised_a_stale_answer(tmp_path: Path, path: str) -> None:
+    async with house(tmp_path) as (_, client):
+        refused = await client.get(path, params={"stale": "1"})
+        assert is_problem(refused, 422, "invalid")
+        assert refused.json()["field"] == "stale"
+
+
 @pytest.mark.parametrize("query", ["", "?group=UA"])
 async def test_an_outcome_that_was_told_elsewhere_is_waited_for(tmp_path: Path, query: str) -> None:
     """A worker that follows the log may have told of a refusal before the owner has it in its store."""

@@ -121,6 +121,11 @@ async def test_a_store_wide_tag_names_a_moment(bank: Teller) -> None:
     assert (await bank.read(account(ONE), at="before", status=404))["code"] == "unknown-ref"
 
 
+async def test_a_store_wide_tag_takes_its_author_from_the_body_alone(bank: Teller) -> None:
+    refused = await bank.client.put("/v1/tags/before", params={"author": "ops"}, json={})
+    assert (refused.status_code, refused.json()["field"]) == (422, "author")
+
+
 async def test_a_store_wide_tag_that_was_told_is_waited_for(bank: Teller) -> None:
     """As every read of a group: another worker may have told of it before its owner has stored it."""
     assert (await bank.client.put("/v1/tags/before", json={})).status_code == 201

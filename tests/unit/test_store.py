@@ -541,22 +541,6 @@ def test_a_store_for_reading_stands_alone(open_store: Open) -> None:
         reader.codec.schema_of(9)
 
 
-def test_a_copy_has_all_up_to_when_it_was_made(open_store: Open, tmp_path: Path) -> None:
-    store, scribe = open_store(), Scribe()
-    for number in range(5):
-        scribe.write("g", {("t", f"k{number}"): ROW})
-    fold(store, scribe.records[:4])
-    store.checkpoint_to(tmp_path / "copy")
-    fold(store, scribe.records[4:])
-    copy = open_store("copy")
-    head = copy.head("g")
-    assert head is not None
-    assert head.version == 4
-    assert copy.next_commit_offset == scribe.records[3].offset + 1
-    fold(copy, scribe.records[4:])
-    assert copy.head("g") == store.head("g")
-
-
 def test_stores_share_the_memory_they_are_given(open_store: Open) -> None:
     memory, scribe = Memory(cache_bytes=16 * 1024 * 1024, write_bytes=8 * 1024 * 1024), Scribe()
     stores = [open_store(f"store-{partition}", partition=partition, memory=memory) for partition in range(3)]

@@ -57,9 +57,6 @@ class Phase(Enum):
     DIVERTED = "FlightDiverted"
 
 
-_PHASES = list(Phase)
-
-
 class Flight(NamedTuple):
     """What is planned. Times are clocks of the airport they belong to, RFC 3339 with its offset."""
 

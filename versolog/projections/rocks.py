@@ -12,7 +12,6 @@ from rocksdict import (
     BlockBasedIndexType,
     BlockBasedOptions,
     Cache,
-    Checkpoint,
     DataBlockIndexType,
     DbClosedError,
     DBCompressionType,
@@ -197,13 +196,6 @@ class Rocks:
         try:
             for family in self._families.values():
                 family.flush()
-        except Exception as error:
-            raise self.failure(error) from error
-
-    def copy_to(self, path: Path) -> None:
-        """Make a copy as of now in the new directory `path`."""
-        try:
-            Checkpoint(self._root).create_checkpoint(str(path))
         except Exception as error:
             raise self.failure(error) from error
 

@@ -396,10 +396,6 @@ class Store:
         """Put what was folded into files."""
         self._rocks.flush()
 
-    def checkpoint_to(self, path: Path) -> None:
-        """Make a copy as of now in the new directory `path`; on the same file system it shares the files."""
-        self._rocks.copy_to(path)
-
     # What a fold asks of its target
 
     def group_state(self, group: str) -> GroupState | None:

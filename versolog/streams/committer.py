@@ -298,11 +298,13 @@ class Committer:
         checkpoint = self._replica.checkpoint
         return settled_at(None) if checkpoint is None else participant.settled(groups, checkpoint)
 
-    def committing(self, group: str) -> Layer | None:
-        """The batch on its way into the store, where it changes `group`: who follows the log may have read it there already,
+    def committing(self, group: str | None) -> Layer | None:
+        """The batch on its way into the store, where it changes `group`, or any group: who follows the log may have read it there already,
         and told of it."""
         layer = self._committing
-        return layer if layer is not None and self._overlay.changed(group, layer) else None
+        if layer is None or group is None:
+            return layer
+        return layer if self._overlay.changed(group, layer) else None
 
     def deciding(self, transaction_id: str) -> Layer | None:
         """As `committing`, where it holds the outcome of a transaction."""

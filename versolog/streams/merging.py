@@ -91,8 +91,6 @@ class Merged:
     """What merging onto a line came to."""
 
     conflicts: list[Conflict] = field(default_factory=list)
-    rows: int = 0
-    """How many rows were looked at."""
 
 
 # The operations
@@ -245,7 +243,6 @@ def merge_onto(line: Line, places: Iterable[Place], base: Side, theirs: Side, se
     for start in range(0, len(ordered), ROWS_AT_ONCE):
         give_way()
         some = ordered[start : start + ROWS_AT_ONCE]
-        merged.rows += len(some)
         for place, before, one, other in zip(some, base.rows(some), ours.rows(some), theirs.rows(some), strict=True):
             if before == other:
                 continue

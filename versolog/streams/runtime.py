@@ -1,4 +1,4 @@
-"""The life of a worker process: it serves HTTP from the first moment, works in its group, and stops within a bound.
+"""The life of a worker process: it serves HTTP before it owns anything, works in its group, and stops within a bound.
 
 Faust runs inside. When it crashes, which it does on errors that aiokafka does not recover from, a new app takes its
 place after a pause, and the group sees that as a worker that left and came back. HTTP goes on meanwhile.
@@ -24,7 +24,7 @@ import uvicorn
 
 from versolog.schemas.errors import Misconfigured
 from versolog.streams.agents import connected, worker_app
-from versolog.streams.lanes import Lanes, LaneState, Partitions
+from versolog.streams.lanes import Lanes, Partitions
 from versolog.streams.security import security
 from versolog.streams.transport import Fetching, Membership
 
@@ -133,10 +133,6 @@ class WorkerRuntime:
         if self._outage is None and not self._connected():
             return "no broker answers"
         return self._outage
-
-    def states(self) -> Mapping[int, LaneState]:
-        """How each partition that this worker was given is doing."""
-        return self._lanes.states()
 
     def keeps(self, partition: int) -> bool:
         """Whether the group gives the partition to this worker, by the last that was heard of it. In any thread."""

@@ -247,18 +247,6 @@ def branches_after(state: Branches, record: dict[str, Any]) -> list[Branch]:
     return list(after.values())
 
 
-def step_of(record: dict[str, Any], branch: Branch | None) -> Step:
-    """The commit's place in the graph; `branch` is the one it names, as it stands after it."""
-    return Step(
-        version=record["version"],
-        branch=record["branch_id"],
-        parents=tuple(record["parents"]),
-        tip=branch.head if branch is not None else 0,
-        committed_at=record["committed_at"],
-        operation=record["operation"],
-    )
-
-
 def standing(state: State, group: str, version: int) -> Step | None:
     """The commit whose rows a read of `version` sees: itself, or the head that an operation on refs found. None where
     nothing was committed on its branch by then."""

@@ -44,9 +44,10 @@ def header(name: str, description: str, schema: Any = None) -> Parameter:
 TAG = {"type": "string", "pattern": '^"[0-9]{1,18}"$'}
 SECONDS = {"type": "string", "pattern": r"^[0-9]{1,9}(\.[0-9]{1,9})?$"}
 
+WAITS = (header("Versolog-Wait", "As `wait`.", SECONDS),)
 READS = (
     header("Versolog-Token", "A write's token: the answer holds that write, or is 503."),
-    header("Versolog-Wait", "As `wait`.", SECONDS),
+    *WAITS,
     header("Versolog-Staleness", "As `stale`.", SECONDS),
 )
 WRITES = (

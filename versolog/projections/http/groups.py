@@ -20,7 +20,7 @@ from versolog.projections.http.request import (
     AtQuery,
     Flag,
     Limit,
-    Query,
+    WaitQuery,
     fields_in,
     read_body,
     read_json,
@@ -36,7 +36,7 @@ from versolog.schemas.times import millis_to_text
 from versolog.streams.state import MAIN, SETTINGS_TABLE
 
 
-class GroupsQuery(Query):
+class GroupsQuery(WaitQuery):
     """Which groups to list."""
 
     prefix: str = Field("", description="Only groups whose name begins so.")
@@ -85,13 +85,21 @@ class Groups:
         after = "" if query.cursor is None else str(cursor.unseal(listing, query.cursor)[0])
         start = max(query.prefix, query.start, after)
         forwarded = FORWARDED in request.headers
-        here = asked_of(self._node, request) if forwarded else self._node.owned()
+        timeout_s = wait_s(request, query.wait)
+
+        def mine() -> list[Partition]:
+            return asked_of(self._node, request) if forwarded else self._node.owned()
+
+        asked_first = mine()
+        for partition in asked_first:
+            await self._node.stored(partition, None, timeout_s)
+        here = [partition for partition in mine() if partition in asked_first]  # one lost may lack what was told meanwhile
         found = await asyncio.to_thread(_heads, here, start, query.limit + 2)
         if not forwarded:
             others = set(range(self._node.count)) - {partition.number for partition in here}
             asked = {"start": start, "limit": str(query.limit + 2)}
             wanted = [] if self._node.read_only else sorted(others)
-            for told in await self._relay.gather(wanted, "/v1/groups", asked, wait_s(request, query.wait)):
+            for told in await self._relay.gather(wanted, "/v1/groups", asked, timeout_s):
                 found |= {group["group"]: group for group in told["groups"]}
         names = sorted(name for name in found if name > after and name.startswith(query.prefix))
         page = names[: query.limit]

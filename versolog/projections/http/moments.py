@@ -22,14 +22,14 @@ from versolog.projections.http.request import (
     LIMIT_MAX,
     Asked,
     Limit,
-    Query,
+    WaitQuery,
     fields_in,
     read_body,
     read_query,
     segment,
     wait_s,
 )
-from versolog.projections.http.transactions import Writes
+from versolog.projections.http.transactions import Writes, WriteQuery
 from versolog.projections.moments import tagged_ms, unknown_tag
 from versolog.projections.node import Elsewhere, Node
 from versolog.projections.queries import Predicate
@@ -112,7 +112,7 @@ class Moments:
 
     async def read(self, request: Request) -> Response:
         """POST /v1/read"""
-        timeout_s = wait_s(request, read_query(request, Query).wait)
+        timeout_s = wait_s(request, read_query(request, WaitQuery).wait)
         body = await read_body(request)
         deadline_s = time.monotonic() + timeout_s
         if FORWARDED in request.headers:
@@ -204,7 +204,7 @@ class Moments:
 
     async def tags(self, request: Request) -> Response:
         """GET /v1/tags"""
-        timeout_s = wait_s(request, read_query(request, Query).wait)
+        timeout_s = wait_s(request, read_query(request, WaitQuery).wait)
         found = await self._read_tags(_of_tags(limit=LIMIT_MAX), time.monotonic() + timeout_s)
         told = (_told(row) for row in orjson.loads(found)["rows"])
         tags = [tag for tag in told if tag is not None]
@@ -212,13 +212,13 @@ class Moments:
 
     async def tag(self, request: Request) -> Response:
         """GET /v1/tags/{name}"""
-        timeout_s = wait_s(request, read_query(request, Query).wait)
+        timeout_s = wait_s(request, read_query(request, WaitQuery).wait)
         told = await self._tag(segment(request, "name"), time.monotonic() + timeout_s)
         return answer.document(told, headers={"cache-control": answer.ASK_AGAIN})
 
     async def put_tag(self, request: Request) -> Response:
         """PUT /v1/tags/{name}"""
-        query = read_query(request, OperationQuery)
+        query = read_query(request, WriteQuery)
         asked = fields_in(await read_body(request), StoreTagRequest)
         name = segment(request, "name")
         deadline_s = time.monotonic() + max(SETTLE_S, wait_s(request, query.wait))

@@ -16,7 +16,7 @@ from versolog.projections.http import answer
 from versolog.projections.http.moments import Moments
 from versolog.projections.http.reads import FORWARDED, open_partition
 from versolog.projections.http.relay import Relay, asked_of
-from versolog.projections.http.request import AtQuery, Query, read_query, segment, wait_s
+from versolog.projections.http.request import AtQuery, Query, WaitQuery, read_query, segment, wait_s
 from versolog.projections.node import Node
 from versolog.projections.partition import Partition
 from versolog.projections.tail import Ends
@@ -36,7 +36,7 @@ class Source:
     ends: Ends
 
 
-class DigestQuery(Query):
+class DigestQuery(WaitQuery):
     """As of when."""
 
     at: str | None = Field(None, description="An RFC 3339 time or a store-wide tag. Default: all there is.")
@@ -61,7 +61,7 @@ class Proofs:
 
     async def verify_all(self, request: Request) -> Response:
         """GET /v1/verify: the partitions that this node owns"""
-        read_query(request, Query)
+        read_query(request, WaitQuery)
         partitions = []
         for partition in self._node.owned():
             found = await self._verify(partition, None)

@@ -75,12 +75,17 @@ class Asked(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Query(Asked):
+class WaitQuery(Asked):
     """What every read may be asked with."""
 
     wait: Wait | None = Field(
         None, description="How many seconds to wait at most. Also as the header `Versolog-Wait`. Default 5."
     )
+
+
+class Query(WaitQuery):
+    """What every read of a group may be asked with."""
+
     stale: Staleness | None = Field(
         None,
         description="Let a node that only follows the group's partition answer, if what it has is no older than so "

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from versolog.projections.http import answer, shapes
-from versolog.projections.http.described import READS, SECONDS, TAG, WRITES, Described, Handler, Told, header
+from versolog.projections.http.described import READS, SECONDS, TAG, WAITS, WRITES, Described, Handler, Told, header
 from versolog.projections.http.differences import ChangesQuery, Comparisons, DiffQuery
 from versolog.projections.http.direct import ROW, ROWS, TRANSACTIONS
 from versolog.projections.http.groups import GroupQuery, Groups, GroupsQuery, MergeFunctionsRequest, SettingQuery
@@ -27,7 +27,7 @@ from versolog.projections.http.refs import (
 )
 from versolog.projections.http.registry import CONTENT as REGISTRY_JSON
 from versolog.projections.http.registry import Registry
-from versolog.projections.http.request import AtQuery, Query
+from versolog.projections.http.request import AtQuery, Query, WaitQuery
 from versolog.projections.http.rows import Rows, RowWriteQuery, ScanQuery
 from versolog.projections.http.transactions import WAITING, OutcomeQuery, WriteQuery, Writes
 
@@ -115,7 +115,7 @@ def _transactions(add: Described, writes: Writes) -> None:
         summary="The transactions that wait: for votes, or for others that do",
         description="Of all partitions. What stands here is decided once those have voted whose votes are awaited, and "
         "never by a time-out. An owner that does not answer is passed over.",
-        query=Query,
+        query=WaitQuery,
         answers={200: shapes.WaitingTransactions},
     )
     add(
@@ -124,7 +124,8 @@ def _transactions(add: Described, writes: Writes) -> None:
         writes.outcome,
         tag="transactions",
         summary="The outcome of a transaction",
-        description="404 while it isn't decided.",
+        description="404 while it isn't decided. Without `group` all owners are asked, and `stale` and the token change "
+        "nothing.",
         query=OutcomeQuery,
         headers=READS,
         answers={200: shapes.Outcome},
@@ -260,9 +261,9 @@ def _groups(add: Described, groups: Groups) -> None:
         "/v1/groups",
         groups.all,
         tag="groups",
-        summary="The groups by name",
+        summary="The groups by name, with all that anybody was told of",
         query=GroupsQuery,
-        headers=READS,
+        headers=WAITS,
         answers={200: shapes.Groups},
     )
     add(
@@ -490,17 +491,17 @@ def _moments(add: Described, moments: Moments) -> None:
         description="Every transaction is seen whole or not at all, and the answer names the moment: asked for there, it "
         "is the same for ever. Without `at` it is the newest, with all that was acknowledged, or could be read anywhere, "
         "before this read began.",
-        query=Query,
+        query=WaitQuery,
         body=ReadRequest,
         answers={200: shapes.Moment},
     )
     add(
-        "GET", STORE_TAGS, moments.tags, tag="moments", summary="The store-wide tags, by name", query=Query,
+        "GET", STORE_TAGS, moments.tags, tag="moments", summary="The store-wide tags, by name", query=WaitQuery,
         answers={200: shapes.StoreTags},
     )  # fmt: skip
     tag = STORE_TAGS + "/{name}"
     add(
-        "GET", tag, moments.tag, tag="moments", summary="The moment that a store-wide tag names", query=Query,
+        "GET", tag, moments.tag, tag="moments", summary="The moment that a store-wide tag names", query=WaitQuery,
         answers={200: shapes.StoreTag},
     )  # fmt: skip
     add(
@@ -510,7 +511,7 @@ def _moments(add: Described, moments: Moments) -> None:
         tag="moments",
         summary="Name a moment of the whole store",
         description="Without `at` the moment has all that was acknowledged before, in every group.",
-        query=OperationQuery,
+        query=WriteQuery,
         headers=WRITES,
         body=StoreTagRequest,
         answers=WRITTEN,
@@ -566,7 +567,7 @@ def _proofs(add: Described, proofs: Proofs) -> None:
         "/v1/verify",
         proofs.verify_all,
         tag="proofs",
-        query=Query,
+        query=WaitQuery,
         summary="The same for all partitions that this worker owns",
         answers={200: shapes.Verified},
     )

@@ -24,6 +24,7 @@ from versolog.projections.http.request import (
     Asked,
     Query,
     Wait,
+    WaitQuery,
     read_json,
     read_query,
     segment,
@@ -113,7 +114,7 @@ class Writes:
 
     async def waiting(self, request: Request) -> Response:
         """GET /v1/transactions:waiting"""
-        read_query(request, Query)
+        read_query(request, WaitQuery)
         found = await self._waiting(here_only=FORWARDED in request.headers)
         return answer.document({"transactions": found}, headers={"cache-control": "no-store"})
 
