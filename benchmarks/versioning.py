@@ -44,7 +44,7 @@ P = ParamSpec("P")
 
 
 def measure(bench: Bench) -> Iterator[Result]:
-    """Branches, merges, and reads of histories of two lengths."""
+    """Branches, merges, and reads of histories of three lengths."""
     engine = Engine(bench.scratch / "versioning")
     try:
         yield _branches(bench, engine)
