@@ -41,7 +41,7 @@ class Read(NamedTuple):
 class Owner:
     """What a worker does for one partition, one step at a time."""
 
-    def __init__(self, cluster: Cluster, name: str, threads: ThreadPoolExecutor) -> None:
+    def __init__(self, cluster: Cluster, name: str, threads: ThreadPoolExecutor, asiders: ThreadPoolExecutor) -> None:
         self._cluster = cluster
         self.failure: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         """What the committer said when a commit failed."""
@@ -64,8 +64,8 @@ class Owner:
         self.ballots.start()
         self.committer = Committer(
             0, partitions=cluster.partitions, replica=self.partition, kafka=cluster.kafka, topics=cluster.topics,
-            codec=codec, ballots=self.ballots, pace=Pace(), threads=threads, tally=self, first_kept=first_kept,
-            failed=self._failed,
+            codec=codec, ballots=self.ballots, pace=Pace(), threads=threads, asiders=asiders, tally=self,
+            first_kept=first_kept, failed=self._failed,
         )  # fmt: skip
 
     async def recover(self) -> int:
@@ -130,8 +130,9 @@ class Owner:
 @asynccontextmanager
 async def owner(cluster: Cluster, name: str = "owner") -> AsyncIterator[Owner]:
     """The owner of partition 0 of `cluster`, let go of at the end."""
-    with ThreadPoolExecutor(4) as threads:
-        one = Owner(cluster, name, threads)
+    # One thread for each: a commit that waits for a merge would wait for ever.
+    with ThreadPoolExecutor(1) as threads, ThreadPoolExecutor(1) as asiders:
+        one = Owner(cluster, name, threads, asiders)
         try:
             yield one
         finally:

@@ -51,6 +51,8 @@ DELETE_FIRST_S, DELETE_EVERY_S = 60.0, 3_600.0
 """After the start, and then. A worker that is often started again deletes too."""
 OWNERS_KNOWN_FOR_S = 5.0
 THREADS_MAX = 64
+ASIDERS_MAX = 4
+"""Merges and the like that are looked at at a time. They compute, and more of them would only share the interpreter."""
 CLOSE_TIMEOUT_S = 2.0
 FOLLOW_AGAIN_S = 1.0
 KAFKA_AGAIN_S = 0.5
@@ -73,6 +75,7 @@ class Worker:
         self._settings, self._codec, self._counted = settings, codec, counted
         self._ends = Ends(settings.client)
         self._threads = ThreadPoolExecutor(THREADS_MAX, thread_name_prefix="versolog")
+        self._asiders = ThreadPoolExecutor(ASIDERS_MAX, thread_name_prefix="versolog-aside")
         self._committers: dict[int, Committer] = {}
         self._beginning: dict[int, asyncio.Task[None]] = {}
         """By partition, what has to be done before it is followed."""
@@ -185,7 +188,8 @@ class Worker:
         await self._carrier.close()
         for place in self.partitions.values():
             await self._in_thread(place.close)
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._asiders, self._threads):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def _follow(self, place: LivePartition, *, after: VersologError | None = None) -> None:
         """Keep up with the partition; `after` says why the last attempt ended."""
@@ -246,6 +250,7 @@ class Worker:
             ballots=self._ballots,
             pace=self._pace,
             threads=self._threads,
+            asiders=self._asiders,
             tally=self._counted,
             first_kept=first_kept,
             failed=partial(self._failed, place),

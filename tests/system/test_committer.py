@@ -160,6 +160,25 @@ def test_a_batch_that_is_let_go_of_while_it_rests_is_decided_again(
     log_adds_up(cluster, 2)
 
 
+def test_it_rests_no_longer_once_the_batch_is_full(
+    cluster: Cluster, send: Send, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deciding waits then."""
+    monkeypatch.setattr(Pace, "rest_s", lambda *_, awaited: 10 * SOON_S)
+    monkeypatch.setattr(committer, "BATCH_TRANSACTIONS_MAX", 3)
+
+    async def run() -> None:
+        async with owner(cluster) as one:
+            send(count("a"))
+            start = await one.decide_all()
+            send(*(count(transaction_id) for transaction_id in "bcd"))
+            await one.take(start)
+            await one.stored(start + 3)
+
+    asyncio.run(run())
+    log_adds_up(cluster, 4)
+
+
 def test_how_long_it_rests_goes_by_how_many_are_awaited_here(
     cluster: Cluster, send: Send, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -184,17 +184,20 @@ class Committer:
         ballots: Ballots,
         pace: Pace,
         threads: ThreadPoolExecutor,
+        asiders: ThreadPoolExecutor,
         tally: Tally,
         first_kept: Callable[[int], int],
         failed: Callable[[BaseException], None],
     ) -> None:
-        """`first_kept` answers the first offset that `transactions[partition]` still holds; it may block. `failed` is
+        """Commits, and whatever else blocks, take `threads`; operations that take long have `asiders`, so that many of them
+        hold up no commit. `first_kept` answers the first offset that `transactions[partition]` still holds; it may block. `failed` is
         called on the event loop when a commit failed: `take` would say so too, but it may be long until the next."""
         self._partition, self._partitions = partition, partitions
         self._replica, self._kafka, self._topics, self._codec = replica, kafka, topics, codec
         self._ballots, self._pace = ballots, pace
         self._participant: Participant | None = None
-        self._threads, self._tally, self._first_kept, self._failed = threads, tally, first_kept, failed
+        self._threads, self._asiders = threads, asiders
+        self._tally, self._first_kept, self._failed = tally, first_kept, failed
         self._commit_schema_id = codec.id_of(COMMIT)
         self._outcomes_schema_id = codec.id_of(OUTCOMES)
         self._producer: Producer | None = None
@@ -411,7 +414,7 @@ class Committer:
     async def _look(self, participant: Participant, job: Job) -> None:
         """Look at what takes long in a thread, while the transactions on other groups go on."""
         try:
-            found = await self._in_thread(job.look)
+            found = await asyncio.get_running_loop().run_in_executor(self._asiders, job.look)
         except Exception as error:  # a store that failed: recovery is the way on
             if participant is self._participant:
                 self._log.exception("not-looked-at", offset=job.offset)
@@ -507,8 +510,8 @@ class Committer:
             self._pace.begin(self._partition)
             awaited, at_hand = self._replica.awaited, self._open.transactions
             rest_s = ended + self._pace.rest_s(self._partition, commit_s, at_hand, awaited=awaited) - time.perf_counter()
-            if rest_s > 0 and at_hand < BATCH_TRANSACTIONS_MIN and not self._stopping:
-                await asyncio.sleep(rest_s)
+            if rest_s > 0 and at_hand < BATCH_TRANSACTIONS_MIN:
+                await self._rest(rest_s, participant)
             if participant is not self._participant:
                 return  # broken off or let go of while it rested: the batch is gone, and its checkpoint must not stay
             batch, self._open = self._open, Batch()
@@ -527,6 +530,14 @@ class Committer:
             self._committing = None
             self._replica.applied(batch.decisions)
             self._tally.decided(self._partition, batch.decisions)
+
+    async def _rest(self, for_s: float, participant: Participant) -> None:
+        """Rest, no longer than until the open batch is full, for deciding waits then, or until this ends."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(for_s):
+                while not (self._open.full or self._stopping) and participant is self._participant:
+                    self._has_work.clear()
+                    await self._has_work.wait()
 
     def _commit(self, batch: Batch) -> None:
         """One Kafka transaction, and after it one write to the store."""
