@@ -7,18 +7,19 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 from tests.cluster import Cluster, eventually
 from tests.conftest import RealBroker
 from tests.deaf import deaf_first
 from tests.owner import owner
-from versolog.projections import tail
+from versolog.projections import layout, tail
+from versolog.projections.store import Store
 from versolog.projections.tail import OUTCOMES, Ends
 from versolog.projections.verify import Verifier
 from versolog.schemas.codec import frame
@@ -186,6 +187,33 @@ def test_a_checkpoint_that_no_owner_wrote_stops_a_partition_and_leaves_the_store
     with cluster.producer() as producer:
         producer.send(Transaction("a").put("t", "k", {}))
     asyncio.run(decided())
+
+
+def test_what_is_read_again_takes_no_checkpoint_back(new_cluster: Callable[..., Cluster], broker: RealBroker) -> None:
+    """A follower that lets go of one partition reads the last records of the others again."""
+    cluster = new_cluster(broker, partitions=1)
+
+    async def decided() -> None:
+        async with owner(cluster) as one:
+            for number in range(2):
+                with cluster.producer() as producer:
+                    producer.send(Transaction("g").add("t", "k", {"n": number}))
+                await one.decide_all()
+
+    asyncio.run(decided())
+    topic = cluster.topics.outcomes
+    with closing(Store.open(cluster.data("copy"), partition=0, codec=cluster.codec())) as store:
+        tail_ = tail.Tail(store, cluster.topics, cluster.codec())
+        tail.catch_up(tail_, cluster.kafka, cluster.topics, Ends(cluster.kafka))
+        newest, body = store.checkpoint, store.stored(layout.META, layout.CHECKPOINT_KEY)
+        with closing(tail.reader(cluster.kafka)) as consumer:
+            consumer.assign([TopicPartition(topic, 0, 0)])
+            first = consumer.poll(SOON_S)
+        assert first is not None
+        assert first.offset() == 0
+        tail_.fold([first])
+        assert store.checkpoint == newest
+        assert store.stored(layout.META, layout.CHECKPOINT_KEY) == body
 
 
 def test_catching_up_goes_on_by_another_consumer_where_one_has_stalled(

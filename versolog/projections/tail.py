@@ -84,7 +84,10 @@ class Tail:
             offset, value = message.offset(), message.value()
             assert offset is not None
             assert isinstance(value, bytes)
-            if message.topic() == self._topics.outcomes:
+            is_outcome = message.topic() == self._topics.outcomes
+            if offset < (self.store.next_outcome_offset if is_outcome else self.store.next_commit_offset):
+                continue  # read again after a new assignment; a checkpoint of before must not take the place of its successor
+            if is_outcome:
                 told, body = self._outcomes(offset, value)
                 outcomes += self._fold_outcomes(fold, told)
                 outcomes_next = offset + 1
