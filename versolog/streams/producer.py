@@ -83,6 +83,7 @@ class Producer:
         self._open: list[Sent] | None = None
         self._transacting = threading.Lock()
         self._sends = 0
+        self._writing, self._closing = threading.RLock(), False
         self._closed = threading.Event()
         self._poller = threading.Thread(target=self._poll, name="versolog-producer", daemon=True)
         self._poller.start()
@@ -129,6 +130,8 @@ class Producer:
         """Flush, and leave the cluster. Raises as `flush`; it is closed all the same."""
         if self._closed.is_set():
             return
+        with self._writing:
+            self._closing = True
         try:
             self.flush(timeout_s)
         finally:
@@ -207,7 +210,7 @@ class Producer:
     def _prepared(self, tx: Transaction, traceparent: str | None) -> tuple[TransactionRecord, Sent]:
         if self._link.transactional_id is not None and self._open is None:
             raise Misconfigured("a producer with a transactional_id sends inside `with producer.transaction():`")
-        if self._closed.is_set():
+        if self._closing:
             raise Unavailable("the producer is closed")
         groups = tx.groups
         partitions = self._deciding(groups)
@@ -220,8 +223,11 @@ class Producer:
         """Hand the record to Kafka's client. False where its queue is full."""
         if self._sends % SERVED_EVERY == 0:
             self._link.serve(0)
-        if not self._link.write(record, sent.delivered):
-            return False
+        with self._writing:
+            if self._closing:  # meanwhile, by another thread: after its flush nobody would hear of this one
+                raise Unavailable("the producer is closed")
+            if not self._link.write(record, sent.delivered):
+                return False
         self._sends += 1
         if self._open is not None:
             self._open.append(sent)
