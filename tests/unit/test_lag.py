@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
 
@@ -50,7 +51,8 @@ async def test_records_of_open_transactions_count(
             fold.offsets(commits=following, outcomes=following)
             fold.write()
         lag = Lag(house.partitions)
-        await lag._ask(cast(Ends, Log(stable, last)), Topics())
+        with ThreadPoolExecutor(1) as threads:
+            await lag._ask(cast(Ends, Log(stable, last)), Topics(), threads)
         assert [lag.offsets(number) for number in house.partitions] == [2 * missing] * len(house.partitions)
         assert (lag.staleness_s(0) is not None) == (missing == 0)
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import structlog
@@ -48,12 +49,16 @@ class Lag:
 
     async def watch(self, ends: Ends, topics: Topics) -> None:
         """Ask again and again, until cancelled."""
-        while True:
-            try:
-                await self._ask(ends, topics)
-            except VersologError as error:
-                log.warning("the ends of the log are not known", reason=error.detail)
-            await asyncio.sleep(ASK_EVERY_S)
+        threads = ThreadPoolExecutor(1, "versolog-lag")  # its own: it may not wait behind reads that take minutes
+        try:
+            while True:
+                try:
+                    await self._ask(ends, topics, threads)
+                except VersologError as error:
+                    log.warning("the ends of the log are not known", reason=error.detail)
+                await asyncio.sleep(ASK_EVERY_S)
+        finally:
+            threads.shutdown(wait=False)
 
     def offsets(self, partition: int) -> int | None:
         """Records of commits and outcomes that the log had when it was last asked and that are not folded here; None
@@ -86,13 +91,14 @@ class Lag:
         here = self._partitions.get(partition)
         return None if here is None or here.store is not store else time.monotonic() - current_at_s
 
-    async def _ask(self, log_ends: Ends, topics: Topics) -> None:
+    async def _ask(self, log_ends: Ends, topics: Topics, threads: ThreadPoolExecutor) -> None:
         numbers = list(self._partitions)
         asked_at_s = time.monotonic()
         every = (topics.commits, topics.outcomes, topics.transactions)
         places = [(topic, number) for number in numbers for topic in every]
-        stable = await asyncio.to_thread(log_ends.stable, places)
-        last = await asyncio.to_thread(log_ends.last, places)
+        loop = asyncio.get_running_loop()
+        stable = await loop.run_in_executor(threads, log_ends.stable, places)
+        last = await loop.run_in_executor(threads, log_ends.last, places)
         for number in numbers:
             self._note_current(number)  # by the former ends, which these replace
             transactions = stable[topics.transactions, number]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import Field
 from starlette.requests import Request
@@ -25,6 +27,11 @@ from versolog.schemas.errors import VersologError
 from versolog.schemas.times import millis_to_text
 from versolog.schemas.topics import Topics
 from versolog.streams.versions import unknown_group
+
+AT_ONCE = 2
+"""Proofs that are computed at a time; the next wait for one of them."""
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,7 @@ class Proofs:
 
     def __init__(self, node: Node, relay: Relay, moments: Moments, source: Source | None) -> None:
         self._node, self._relay, self._moments, self._source = node, relay, moments, source
+        self._threads = ThreadPoolExecutor(AT_ONCE, "versolog-proofs")
 
     async def verify_group(self, request: Request) -> Response:
         """GET /v1/groups/{group}/verify"""
@@ -78,7 +86,11 @@ class Proofs:
         verifier = Verifier(
             partition.number, topics=source.topics, codec=self._node.codec, store=partition.store, group=group
         )
-        return await asyncio.to_thread(verifier.run, source.kafka, source.ends)
+        return await self._apart(verifier.run, source.kafka, source.ends)
+
+    async def _apart(self, slow: Callable[..., Answer], *arguments: object) -> Answer:
+        """What `slow` returns, with few of its kind at once: all other reads would wait for a thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, slow, *arguments)
 
     async def digest_group(self, request: Request) -> Response:
         """GET /v1/groups/{group}/digest"""
@@ -88,7 +100,7 @@ class Proofs:
         await self._node.resolve(partition, group, query.at, query.branch, wait_s(request, query.wait))
         store = partition.store
         version = digest.version_named(store, group, query.at, query.branch)
-        computed = await asyncio.to_thread(digest.group_digest, store, group, version)
+        computed = await self._apart(digest.group_digest, store, group, version)
         told = {"group": group, "version": version, "digest": computed.hex()}
         return answer.document(told, headers={answer.VERSION: str(version), "cache-control": answer.ASK_AGAIN})
 
@@ -106,7 +118,7 @@ class Proofs:
                 await self._node.level(partition, timeout_s)
             else:
                 await self._node.closed(partition, time_ms, timeout_s)
-        digests = await asyncio.to_thread(_digests, here, time_ms)
+        digests = await self._apart(_digests, here, time_ms)
         if forwarded:
             return answer.document({group: computed.hex() for group, computed in digests.items()})
         asked = {} if time_ms is None else {"at": millis_to_text(time_ms)}
