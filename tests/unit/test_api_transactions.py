@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.inprocess import PARTITIONS, House, house
+from tests.cluster import eventually
+from tests.inprocess import PARTITIONS, House, Served, house
+from versolog.projections.http import answer
 from versolog.schemas.codec import frame, schema
 from versolog.schemas.errors import Unavailable, Undecided
 from versolog.schemas.topics import partition_of
@@ -235,6 +239,27 @@ async def test_undecided_in_time_is_202_and_decided_later(tmp_path: Path) -> Non
         assert built.node.under_way == 0
 
 
+async def test_what_is_in_the_log_is_202_though_nobody_knows_the_owners(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A 503 in its place would not say that the log has it, nor under which id."""
+    one, other = (
+        "UA",
+        next(f"g{n}" for n in range(99) if partition_of(f"g{n}", PARTITIONS) != partition_of("UA", PARTITIONS)),
+    )
+    asked = {"id": "t-1", "parts": [{"group": group, "changes": put()["changes"]} for group in (one, other)]}
+
+    async def unknown(*, refresh: bool = False) -> dict[int, str]:
+        raise Unavailable("the group's coordinator does not answer")
+
+    async with house(tmp_path) as (built, client):
+        built.log.held = True
+        monkeypatch.setattr(built.node, "owned", list)
+        monkeypatch.setattr(built.node, "owners", unknown)
+        answer = await client.post(SEND, json=asked, params={"wait": "0.02"})
+        assert (answer.status_code, answer.json()["id"]) == (202, "t-1")
+
+
 async def test_a_log_that_is_away_is_503_with_retry_after(tmp_path: Path) -> None:
     async with house(tmp_path) as (built, client):
         built.log.failure = Unavailable("no broker answers")
@@ -432,3 +457,25 @@ async def test_what_can_not_be_meant_is_refused_and_named(
         answer = await client.post(SEND, content=asked)
         assert (answer.status_code, answer.json().get("field")) == (status, field), answer.text
         assert built.log.taken == 0
+
+
+def test_a_client_that_takes_no_answers_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its lines would count as under way for ever."""
+    monkeypatch.setattr(answer, "TAKEN_WITHIN_S", 0.5)
+    served = Served(tmp_path)
+    line = json.dumps({"group": "UA", "expect_head": 7}).encode() + b"\n"  # refused, in many words
+    head = b"POST /v1/transactions:batch HTTP/1.1\r\nhost: versolog\r\ntransfer-encoding: chunked\r\n\r\n"
+    chunk = b"%x\r\n%b\r\n" % (len(line) * 100, line * 100)
+    try:
+        with socket.socket() as client:
+            client.settimeout(20)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", httpx.URL(served.url).port))
+            client.sendall(head)
+            with contextlib.suppress(ConnectionError):
+                for _ in range(2_000):  # far more than all buffers take
+                    client.sendall(chunk)
+                raise AssertionError("all was taken from a client that reads nothing")
+        eventually(lambda: served.house.node.under_way == 0, 5, "nothing is under way")
+    finally:
+        served.stop()

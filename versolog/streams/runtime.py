@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from versolog.schemas.errors import Misconfigured
 from versolog.streams.agents import connected, worker_app
@@ -44,10 +45,22 @@ EXIT_HUNG = 70
 DEFAULT_MEMBERSHIP = Membership()
 DEFAULT_FETCHING = Fetching()
 
+ABORT = "versolog.abort"
+"""An extension in a request's scope: `abort()` ends its connection."""
+
 Message = MutableMapping[str, Any]
 ASGIApp = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
 
 logger = logging.getLogger(__name__)
+
+
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's, with a way for the application to end the connection at once: uvicorn itself waits until the client has
+    taken what it was sent."""
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["extensions"] = {ABORT: {"abort": self.transport.abort}}
 
 
 class HttpServer:
@@ -63,6 +76,7 @@ class HttpServer:
         self._server = _Server(
             uvicorn.Config(
                 asgi,
+                http=_Protocol,
                 loop="none",
                 lifespan="on",
                 log_config=None,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 import orjson
+import structlog
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from versolog.schemas.errors import VersologError
 from versolog.schemas.times import millis_to_text
+from versolog.streams.runtime import ABORT
 from versolog.streams.state import Row
 from versolog.streams.versions import At
 
@@ -18,12 +21,15 @@ JSON = "application/json"
 PROBLEM = "application/problem+json"
 NDJSON = "application/x-ndjson"
 RETRY_AFTER_S = 1
+TAKEN_WITHIN_S = 30.0
 
 VERSION = "versolog-version"
 TOKEN = "versolog-token"
 FOR_EVER = "public, max-age=31536000, immutable"
 """An answer at an exact version is the same bytes for ever."""
 ASK_AGAIN = "no-cache"
+
+log = structlog.get_logger("versolog.http")
 
 
 class RowText:
@@ -54,11 +60,35 @@ def row_text(row: Row) -> orjson.Fragment | None:
 class Talk(StreamingResponse):
     """An answer that goes out while the request's body is still coming in.
 
-    Starlette's own would read the body away meanwhile, to see whether the client is still there.
+    Starlette's own would read the body away meanwhile, to see whether the client is still there. A client that takes
+    nothing for TAKEN_WITHIN_S is cut off: one that first sends all, and is sent answers until both are full, would wait for ever.
     """
 
+    def __init__(self, told: AsyncGenerator[bytes], media_type: str) -> None:
+        super().__init__(told, media_type=media_type)
+        self._told = told
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.stream_response(send)
+        async def send_if_taken(message: Message) -> None:
+            try:
+                async with asyncio.timeout(TAKEN_WITHIN_S):
+                    await send(message)
+            except TimeoutError:
+                raise _NotTaken from None
+
+        try:
+            await self.stream_response(send_if_taken)
+        except _NotTaken:
+            log.warning("answer-not-taken", path=scope["path"], within_s=TAKEN_WITHIN_S)
+            if (ending := scope.get("extensions", {}).get(ABORT)) is not None:
+                ending["abort"]()
+                await asyncio.sleep(0)  # in which the server hears of it
+        finally:
+            await self._told.aclose()
+
+
+class _NotTaken(Exception):
+    """The client has not read what it was sent."""
 
 
 def place(at: At, committed_at: int) -> dict[str, Any]:

@@ -178,7 +178,7 @@ class Relay:
             answers.append(told)
         return answers
 
-    async def gather_owned(self, path: str, *, of: str | None = None) -> list[Any]:
+    async def gather_owned(self, path: str, query: Mapping[str, str] | None = None, *, of: str | None = None) -> list[Any]:
         """The JSON answers of the other owners; those that don't answer at once are passed over. `of` is the group that it
         is about."""
         owned = {partition.number for partition in self._node.owned()}
@@ -186,7 +186,7 @@ class Relay:
         owners = await self._node.owners() if others and not self._node.read_only else {}
         urls = sorted({owners[number] for number in others if number in owners} - {self._node.own_url})
         headers = {} if of is None else {OF: quote(of, safe="")}
-        asked = (self._get(url, path, {}, AT_ONCE_S, headers) for url in urls)
+        asked = (self._get(url, path, query or {}, AT_ONCE_S, headers) for url in urls)
         answers = await asyncio.gather(*asked, return_exceptions=True)
         found = [one for one in answers if isinstance(one, httpx.Response) and one.status_code == HTTPStatus.OK]
         return [_document(one) for one in found]
@@ -247,7 +247,13 @@ class Relay:
             content=orjson.dumps(tx.to_json()),
             timeout=_timeout(timeout_s + BEYOND_WAIT_S),
         )
-        return await self._ask_owner(elsewhere, asked, b"/v1/transactions")
+        try:
+            return await self._ask_owner(elsewhere, asked, b"/v1/transactions")
+        except VersologError as error:
+            raise Unavailable(
+                f"{error.detail}. Who was asked may have taken it: send the same id again",
+                code=error.code, **{**error.facts, "id": tx.id, "group": tx.home},
+            ) from error  # fmt: skip
 
     async def _ask_owner(
         self, elsewhere: Elsewhere, asked: httpx.Request, target: bytes, *, stream: bool = False

@@ -29,7 +29,7 @@ from versolog.projections.http.registry import CONTENT as REGISTRY_JSON
 from versolog.projections.http.registry import Registry
 from versolog.projections.http.request import AtQuery, Query, WaitQuery
 from versolog.projections.http.rows import Rows, RowWriteQuery, ScanQuery
-from versolog.projections.http.transactions import WAITING, OutcomeQuery, WriteQuery, Writes
+from versolog.projections.http.transactions import WAITING, OutcomeQuery, WaitingQuery, WriteQuery, Writes
 
 # fmt: off - one route a paragraph
 
@@ -115,7 +115,7 @@ def _transactions(add: Described, writes: Writes) -> None:
         summary="The transactions that wait: for votes, or for others that do",
         description="Of all partitions. What stands here is decided once those have voted whose votes are awaited, and "
         "never by a time-out. An owner that does not answer is passed over.",
-        query=WaitQuery,
+        query=WaitingQuery,
         answers={200: shapes.WaitingTransactions},
     )
     add(

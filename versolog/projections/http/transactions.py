@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from typing import Any
 from urllib.parse import quote, unquote
@@ -54,6 +54,8 @@ SLICE_LINES = 25
 SLICE_AFTER_S = 0.1
 """A slice is read after so long whatever waits: one line that waits for others does not stop the rest."""
 FLUSH_BYTES = 64 * 1024
+WHY_LATE_S = 1.0
+"""How long it may take to find out for what a late transaction waits: who asked has waited long enough."""
 
 
 WAITING = "/v1/transactions:waiting"
@@ -67,6 +69,12 @@ class WriteQuery(Asked):
         description="How many seconds to wait for the outcome at most. Also as the header `Versolog-Wait`. Default 5. "
         "Without an outcome by then the answer is 202, and the transaction is decided later.",
     )
+
+
+class WaitingQuery(WaitQuery):
+    """Which of those that wait to tell."""
+
+    id: str | None = Field(None, description="Only the transaction of this id.")
 
 
 class OutcomeQuery(Query):
@@ -114,11 +122,12 @@ class Writes:
 
     async def waiting(self, request: Request) -> Response:
         """GET /v1/transactions:waiting"""
-        read_query(request, WaitQuery)
-        found = await self._waiting(here_only=FORWARDED in request.headers)
+        query = read_query(request, WaitingQuery)
+        found = await self._waiting(query.id, here_only=FORWARDED in request.headers)
         return answer.document({"transactions": found}, headers={"cache-control": "no-store"})
 
-    async def _waiting(self, *, here_only: bool = False) -> list[dict[str, Any]]:
+    async def _waiting(self, tx_id: str | None, *, here_only: bool = False) -> list[dict[str, Any]]:
+        """What waits; with `tx_id` what each partition that has a share of it knows of that."""
         now_ms = time.time_ns() // 1_000_000
         found = [
             {
@@ -130,17 +139,24 @@ class Writes:
                 "awaited": list(one.awaited),
             }
             for one in self._node.waiting()
+            if tx_id is None or one.transaction_id == tx_id
         ]
         if not here_only:
-            for told in await self._relay.gather_owned(WAITING):
+            asked = {} if tx_id is None else {"id": tx_id}
+            for told in await self._relay.gather_owned(WAITING, asked):
                 found += told["transactions"]
         return sorted(found, key=lambda one: (one["since"], one["partition"]))
 
     async def _why_late(self, late: Undecided, tx: Transaction) -> Undecided:
-        """`late`, with the partitions that the transaction waits for, as far as they can be told."""
-        mine = [one for one in await self._waiting() if one["id"] == tx.id]
+        """`late`, with the partitions that the transaction waits for, as far as they can soon be told."""
+        is_of_one = len({partition_of(group, self._node.count) for group in tx.groups}) == 1
+        try:
+            async with asyncio.timeout(WHY_LATE_S):
+                mine = await self._waiting(tx.id, here_only=is_of_one)
+        except (TimeoutError, VersologError):
+            return late  # it is in the log all the same, and its sender has to hear that
         if not mine:
-            if len({partition_of(group, self._node.count) for group in tx.groups}) == 1:
+            if is_of_one:
                 return late
             return Undecided(
                 f"{late.detail}; no partition that answers has a share of it yet, which the worker that owns partition "
@@ -154,9 +170,9 @@ class Writes:
     async def batch(self, request: Request) -> Response:
         """POST /v1/transactions:batch"""
         query = read_query(request, WriteQuery)
-        return answer.Talk(self._batch(request, wait_s(request, query.wait)), 200, media_type=answer.NDJSON)
+        return answer.Talk(self._batch(request, wait_s(request, query.wait)), answer.NDJSON)
 
-    async def _batch(self, request: Request, timeout_s: float) -> AsyncIterator[bytes]:
+    async def _batch(self, request: Request, timeout_s: float) -> AsyncGenerator[bytes]:
         """The outcome of each line, in order, each as soon as those before it are known."""
         asked = _UnderWay(self._batch_waits_max_s)
         reader = asyncio.create_task(self._read_batch(request, asked, timeout_s))
