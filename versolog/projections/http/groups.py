@@ -91,8 +91,7 @@ class Groups:
             return asked_of(self._node, request) if forwarded else self._node.owned()
 
         asked_first = mine()
-        for partition in asked_first:
-            await self._node.stored(partition, None, timeout_s)
+        await asyncio.gather(*(self._node.stored(partition, None, timeout_s) for partition in asked_first))
         here = [partition for partition in mine() if partition in asked_first]  # one lost may lack what was told meanwhile
         found = await asyncio.to_thread(_heads, here, start, query.limit + 2)
         if not forwarded:
