@@ -25,7 +25,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from versolog.schemas.errors import Misconfigured
 from versolog.streams.agents import connected, worker_app
-from versolog.streams.lanes import Lanes, Partitions
+from versolog.streams.lanes import Lanes, LaneState, Partitions
 from versolog.streams.security import security
 from versolog.streams.transport import Fetching, Membership
 
@@ -147,6 +147,10 @@ class WorkerRuntime:
         if self._outage is None and not self._connected():
             return "no broker answers"
         return self._outage
+
+    def states(self) -> Mapping[int, LaneState]:
+        """How each partition that this worker was given is doing."""
+        return self._lanes.states()
 
     def keeps(self, partition: int) -> bool:
         """Whether the group gives the partition to this worker, by the last that was heard of it. In any thread."""
