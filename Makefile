@@ -87,6 +87,7 @@ bench: setup $(PEERS)/.installed
 bench-full: setup $(PEERS)/.installed
 	VERSOLOG_PEERS_PYTHON=$(PEERS)/bin/python $(BIN)/python -m benchmarks --full $(BENCH_ARGS)
 
+# What was built and installed here. The data in versolog-data stays.
 clean:
-	rm -rf $(VENV) $(PEERS) versolog-data .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PEERS) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	rm -f versolog__mypyc*.so versolog/*/*.so
