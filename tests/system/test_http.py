@@ -21,8 +21,11 @@ from confluent_kafka.serialization import MessageField, SerializationContext
 
 from tests.cluster import Cluster, eventually
 from tests.conftest import RealBroker
+from tests.history import LogReader
 from versolog import Client, Transaction
+from versolog.schemas import codec as avro
 from versolog.schemas.errors import Conflict, MergeConflict, PreconditionFailed
+from versolog.schemas.topics import partition_of
 
 GROUPS = [f"guild/{number} ü" for number in range(8)]
 
@@ -44,6 +47,43 @@ def db(cluster: Cluster) -> Iterator[Client]:
     cluster.owned()
     with Client(worker.url) as client:
         yield client
+
+
+def test_the_largest_transactions_fit_the_log(db: Client, cluster: Cluster) -> None:
+    """Each of these, and what it becomes, is near what Kafka's clients take by default; on one partition and on two."""
+    group = "g" * 256
+    other = next(
+        name for name in GROUPS if partition_of(name, cluster.partitions) != partition_of(group, cluster.partitions)
+    )
+
+    def filled(size: int, *, two: bool) -> Transaction:
+        tx = Transaction(group, id=f"{two}-{spare:03}").put("t", "a", {"x": "x" * 500_000})
+        (tx.group(other) if two else tx).put("t", "b", {"x": "x" * size})
+        return tx
+
+    for two in (False, True):
+        for spare in range(0, 180, 20):
+            tx = filled(400_000 + 1_000_000 - spare - len(filled(400_000, two=two).intent()), two=two)
+            assert len(tx.intent()) == 1_000_000 - spare
+            assert db.send(tx).committed
+    assert db.put(group, "t", "after", {}).committed
+    assert db.put(other, "t", "after", {}).committed
+
+
+def test_a_commit_that_just_fits_a_record_does_not_stop_its_partition(db: Client, cluster: Cluster) -> None:
+    def filled(size: int) -> Transaction:
+        return Transaction("g", id="wedge").put("t", "a", {"x": "x" * 500_000}).put("t", "b", {"x": "x" * size})
+
+    db.put("h", "t", "k", {})
+    assert db.send(filled(400_000)).committed
+    commit = LogReader(cluster).history().commits["g"][0].record
+    size = len(avro.encode(avro.schema("Commit"), commit))
+    tx = filled(400_000 + 999_990 - size)
+    tx.id = "other"
+    assert db.send(tx).committed
+    last = LogReader(cluster).history().commits["g"][1].record
+    assert 999_964 < len(avro.encode(avro.schema("Commit"), last)) <= 1_000_000
+    assert db.put("g", "t", "after", {}).committed
 
 
 def test_any_worker_writes_and_reads_any_group(cluster: Cluster, two: tuple[Client, Client]) -> None:

@@ -19,6 +19,7 @@ from versolog.streams.decide import plan
 from versolog.streams.graph import apart, merge_bases
 from versolog.streams.merging import Unmerged
 from versolog.streams.operations import KINDS
+from versolog.streams.state import Level
 from versolog.streams.transaction import Transaction
 from versolog.streams.versions import levels_at, resolve, row_at
 
@@ -486,7 +487,72 @@ def test_a_branch_that_is_not_merged_is_deleted_only_with_force(group: Group) ->
     assert group.refused("delete-branch", name="main", force=True).code == "invalid"
 
 
+def test_a_merge_that_is_looked_at_while_what_is_below_is_stored_loses_nothing(group: Group) -> None:
+    """The store then has the merges that stand in the layers above it, too."""
+    group.put("a", {"x": 1})
+    group.branch("feat", "1")
+    group.put("f", {"x": 1}, "feat")
+    group.branch("plan", "1")
+    group.put("p", {"x": 1}, "plan")
+    group.put("b", {"x": 1})
+    group.engine.flush()
+    seventh = group.do("merge", source="plan")
+    group.branch("x")
+    ninth = group.do("merge", source="feat")
+    group.put("c", {"x": 1}, "x")
+    group.engine.cut_batch()
+    snapshot, main = group.engine.overlay.snapshot(), Level(1, ninth)
+    assert [join.version for join in snapshot.joins("g", main)] == [ninth, seventh]
+    group.engine.write_oldest()
+    assert [join.version for join in snapshot.joins("g", main)] == [ninth, seventh]
+    asked = Transaction("g", branch="x").operation("merge", source="main").record()["parts"][0]
+    line, _ = plan(snapshot, asked)
+    assert ("t", "f") in line.changed
+
+
+def test_no_policy_brings_a_schema_over_rows_that_follow_none(group: Group) -> None:
+    one = RECORD | {"fields": [{"name": "a", "type": "long"}]}
+    more = RECORD | {"fields": [*one["fields"], {"name": "b", "type": "string", "default": ""}]}
+    group.put("k", {"a": 1})
+    group.do("set-schema", table="t", schema=one)
+    group.branch("plan")
+    group.do("set-schema", "plan", table="t", schema=more)
+    group.do("set-schema", table="t", schema=None)
+    group.put("k", {"x": "free"})
+    for policy in ("theirs", "fail"):
+        refused = group.refused("merge", source="plan", policy=policy)
+        assert (refused.code, refused.facts["conflicts"][0]["table"]) == ("merge-conflict", "$tables")
+    group.do("merge", source="plan", policy="ours")
+    assert group.row("k") == {"x": "free"}
+
+
 # What can't be meant, and what is large
+
+
+def test_what_is_repeated_in_each_piece_of_a_commit_leaves_room_for_its_rows(group: Group) -> None:
+    """The groups beside it stand in each piece, the schemas of its tables once."""
+    tables = [f"{number:03}" + "t" * 100 for number in range(300)]
+    group.put("k", {})
+    for table in tables:
+        group.do("set-schema", table=table, schema=RECORD | {"fields": [{"name": "x", "type": "string"}]})
+    group.branch("plan")
+    for number, table in enumerate(tables[:8]):
+        group.put("k", {"x": str(number) * 500_000}, "plan", table=table)
+    for table in tables[8:]:
+        group.put("k", {"x": "few"}, "plan", table=table)
+    others = [f"{number:03}" + "g" * 253 for number in range(499)]
+    tx = Transaction("g", id="many").operation("merge", source="plan")
+    for other in others:
+        tx.group(other).put("t", "k", {})
+    group.engine.decide(tx)
+    sealed = next(sealed for sealed in group.engine.decided[-1].commits if sealed.whole["group"] == "g")
+    assert len(sealed.pieces) > 4
+    assert all(len(piece.body) <= RECORD_BYTES_MAX for piece in sealed.pieces)
+    group.engine.restart()
+    record = group.engine.store.commit("g", sealed.whole["version"])
+    assert record is not None
+    assert sorted(met["table"] for met in record["schemas"]) == tables
+    assert len(record["others"]) == 499
 
 
 def test_large_arguments_leave_room_for_the_changes(group: Group) -> None:
@@ -504,13 +570,13 @@ def test_large_arguments_leave_room_for_the_changes(group: Group) -> None:
     group.put("m", {"x": "m" * 510_000}, "plan")
     version = group.do("merge", source="plan", resolutions=[conflict.to_json() | {"take": {"value": "end"}}])
     *_, sealed = group.engine.decided[-1].commits
-    assert len(sealed.pieces) == 3
+    assert len(sealed.pieces) == 2
     assert all(len(piece.body) <= RECORD_BYTES_MAX for piece in sealed.pieces)
     group.engine.restart()
     assert group.row("k") == {"x": "end"}
     record = group.engine.store.commit("g", version)
     assert record is not None
-    assert record == sealed.whole | {"pieces": 3}
+    assert record == sealed.whole | {"pieces": 2}
 
 
 def test_a_schema_that_fills_a_record_is_kept_beside_its_change(group: Group) -> None:

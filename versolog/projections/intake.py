@@ -13,7 +13,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from versolog.schemas.errors import TooMany, Unavailable, VersologError
 from versolog.schemas.kafka_errors import is_fatal
-from versolog.schemas.topics import Topics
+from versolog.schemas.topics import RECORD_LIMIT_BYTES, Topics
 
 log = structlog.get_logger("versolog.intake")
 
@@ -86,6 +86,7 @@ class KafkaIntake:
                 "compression.type": "lz4",
                 "delivery.timeout.ms": DELIVERY_TIMEOUT_MS,
                 "queue.buffering.max.messages": QUEUE_RECORDS_MAX,
+                "message.max.bytes": RECORD_LIMIT_BYTES,
             }
         )
 

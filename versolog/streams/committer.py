@@ -25,7 +25,7 @@ from versolog.schemas.codec import Codec, Record
 from versolog.schemas.errors import NOT_OF_THE_TRANSACTION, BrokenLog, Malformed, Unavailable, VersologError
 from versolog.schemas.limits import RECORD_BYTES_MAX
 from versolog.schemas.readings import read_share, read_transaction
-from versolog.schemas.topics import Topics
+from versolog.schemas.topics import RECORD_LIMIT_BYTES, Topics
 from versolog.schemas.written import checkpoint_body, outcomes_body
 from versolog.streams.ballots import Ballots
 from versolog.streams.chain import intent_hash
@@ -625,6 +625,7 @@ class Committer:
             "enable.idempotence": True,
             "linger.ms": 20,  # a commit flushes at once; until then, full batches
             "batch.size": 1_000_000,
+            "message.max.bytes": RECORD_LIMIT_BYTES,
             "compression.type": "lz4",
             "queue.buffering.max.messages": 500_000,
         }

@@ -40,8 +40,8 @@ COMMIT = codec.schema("Commit")
 OUTCOME = codec.schema("Outcome")
 
 ID_REUSED = "id-reused"
-PIECE_BYTES_MAX = RECORD_BYTES_MAX - 64 * 1024
-"""The changes of one piece; the rest is for its header, whose parts have limits of their own."""
+SPARE_BYTES = 256
+"""Left in a piece for what is not counted: its numbers, the counts of its lists."""
 
 
 _MISTAKES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -447,23 +447,34 @@ def _parents(effect: Effect, branch: Branch, version: int) -> list[int]:
 
 def _cut(whole: Record) -> list[Piece]:
     """The commit as pieces that each fit a record, every one naming the hash of the one before. The first alone has the
-    operation's arguments and the refs."""
-    runs: list[list[Record]] = [[]]
-    size = len(whole["arguments"].encode())
+    operation's arguments and the refs; a schema that rows met stands beside the first row of its table."""
+    met = {one["table"]: one for one in whole["schemas"]}
     for change in whole["changes"]:
-        change_bytes = len(change["table"]) * 4 + len(change["key"]) * 4 + len((change["row"] or "").encode()) + 16
-        if size and size + change_bytes > PIECE_BYTES_MAX:
-            runs.append([])
-            size = 0
-        runs[-1].append(change)
+        met.pop(change["table"], None)
+    first = {**whole, "changes": [], "schemas": list(met.values())}
+    met = {one["table"]: one for one in whole["schemas"] if one["table"] not in met}
+    rest = {**first, "arguments": "", "refs": [], "schemas": []}
+    rest_bytes = len(commit_body(rest)) + SPARE_BYTES
+    runs = [first]
+    size = len(commit_body(first)) + SPARE_BYTES
+    for change in whole["changes"]:
+        table = change["table"]
+        change_bytes = len(table) * 4 + len(change["key"]) * 4 + len((change["row"] or "").encode()) + 16
+        schema = met.pop(table, None)
+        if schema is not None:
+            change_bytes += len(table) * 4 + len(schema["fingerprint"]) + 4
+        if size + change_bytes > RECORD_BYTES_MAX and size > rest_bytes:
+            runs.append({**rest, "changes": [], "schemas": []})
+            size = rest_bytes
+        runs[-1]["changes"].append(change)
+        if schema is not None:
+            runs[-1]["schemas"].append(schema)
         size += change_bytes
     pieces: list[Piece] = []
     previous = whole["previous_hash"]
-    for number, changes in enumerate(runs, start=1):
+    for number, record in enumerate(runs, start=1):
         give_way()
-        record = {**whole, "changes": changes, "previous_hash": previous, "piece": number, "pieces": len(runs)}
-        if number > 1:
-            record |= {"arguments": "", "refs": []}
+        record |= {"previous_hash": previous, "piece": number, "pieces": len(runs)}
         body = commit_body(record)
         previous = commit_hash(COMMIT.fingerprint, body)
         pieces.append(Piece(record, body, previous))

@@ -15,6 +15,7 @@ from versolog.schemas.documents import DECIMAL, INT64_MAX, INT64_MIN, to_bytes
 from versolog.schemas.errors import VersologError
 from versolog.schemas.tables import incompatibility, table_schema
 from versolog.streams.fields import EXACT, exact
+from versolog.streams.state import SETTINGS_TABLE
 
 
 class Unknown:
@@ -231,12 +232,24 @@ def _code(base: Any, ours: Any, theirs: Any) -> str:
 def _can_stand(conflict: Conflict, chosen: Any) -> bool:
     """Whether a conflict may end so. A schema must take the rows that stand on our side, for they stay as they are;
     those that come from the other side are checked one by one."""
-    if conflict.code != "schema" or chosen is ABSENT or same(chosen, conflict.ours):
+    wanted, ours = _schema_in(conflict, chosen), _schema_in(conflict, conflict.ours)
+    if wanted is ABSENT or same(wanted, ours):
         return True
+    if ours is ABSENT:
+        return False  # rows stand that follow no schema
     try:
-        return incompatibility(table_schema(to_bytes(chosen)), table_schema(to_bytes(conflict.ours))) is None
+        return incompatibility(table_schema(to_bytes(wanted)), table_schema(to_bytes(ours))) is None
     except VersologError:
         return False
+
+
+def _schema_in(conflict: Conflict, value: Any) -> Any:
+    """The table's schema, where it is what the conflict is about, in one of its values; ABSENT without one."""
+    if conflict.table != SETTINGS_TABLE:
+        return ABSENT
+    if not conflict.path:
+        return value.get("schema", ABSENT) if isinstance(value, dict) else ABSENT
+    return value if tuple(conflict.path) == ("schema",) else ABSENT
 
 
 # Merge functions: the merged value in a tuple, or None where the values are not of their kind. All but those of

@@ -20,7 +20,7 @@ from versolog.streams.settings import merge_rules
 from versolog.streams.state import DERIVED_TABLES, MAIN, SETTINGS_TABLE, Branch, Head, State
 from versolog.streams.versions import DROP_GROUP, check_ref_name, diff, resolve, touched, unknown_branch
 
-LENGTHY = frozenset({"merge", "revert", "cherry-pick", "rollback", "set-checks", "set-schema"})
+LENGTHY = frozenset({"merge", "revert", "cherry-pick", "rollback", "set-checks", "set-schema", "delete-branch"})
 """What may look at very many rows, and so take long to decide."""
 REFS_MAX = 5_000
 """Branches and tags in a group, so that dropping it fits one record."""

@@ -250,10 +250,14 @@ class Overlay:
         return level
 
     def joins(self, group: str, level: Level) -> Iterator[Join]:
+        upto = level.upto
         for layer in self._layers:
-            joins = layer.joins.get((group, level.branch), ())
-            yield from (join for join in reversed(joins) if join.version <= level.upto)
-        yield from self._base.joins(group, level)
+            for join in reversed(layer.joins.get((group, level.branch), ())):
+                if join.version <= upto:
+                    upto = join.version - 1
+                    yield join
+        # Of a snapshot the store may have got, meanwhile, what stands in the layers: each is told once.
+        yield from self._base.joins(group, Level(level.branch, upto))
 
     def version_at(self, group: str, time_ms: int) -> int:
         for layer in self._layers:
