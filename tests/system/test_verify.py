@@ -112,6 +112,20 @@ def test_a_changed_byte_in_the_store_is_found(cluster: Cluster, store: Path, fam
     assert verify(cluster, store).findings == []
 
 
+def test_a_newest_row_of_a_version_that_did_not_write_it_is_found(cluster: Cluster, store: Path) -> None:
+    """Reads at the head would answer it."""
+    group = COUNTERS[0]
+    version = verify(cluster, store).heads[group][0]
+    older = (
+        (key, value) for key, value in entries(store, layout.LATEST) if layout.read_latest(value).version < version
+    )
+    key, value = next((key, value) for key, value in older if key.startswith(keys.text(group)))
+    put(store, layout.LATEST, key, layout.row_value(version, 1, b'{"evil":1}'))
+    (found,) = verify(cluster, store).findings
+    put(store, layout.LATEST, key, value)
+    assert (found.group, found.where) == (group, "store")
+
+
 def test_a_row_that_the_log_never_wrote_is_found(cluster: Cluster, store: Path) -> None:
     group = COUNTERS[0]
     version = verify(cluster, store).heads[group][0]

@@ -41,6 +41,8 @@ class StoreAudit:
         """By group, the row states that the log wrote."""
         self._names: dict[str, dict[bytes, bytes | None]] = {}
         """By group, what its entries in `refs` must be in the end; None for one that must be gone."""
+        self._wrong_latest: set[tuple[str, bytes]] = set()
+        """The rows, by group and place, whose newest state was found to be another already."""
         self._given_up: set[str] = set()
         """Groups whose chain is broken, or goes on after what the store has."""
         self.rows = 0
@@ -138,6 +140,7 @@ class StoreAudit:
         found = self._store.stored(layout.LATEST, key)
         if found == wanted or (found is not None and layout.read_latest(found).version > version):
             return
+        self._wrong_latest.add((group, key[len(keys.text(group)) :]))
         self._found(offset, group, version, f"latest: {_shown(key)} is not as written", _shown(wanted), _shown(found))
 
     def _compare(self, family: str, key: bytes, wanted: bytes | None, offset: int, group: str, version: int) -> None:
@@ -147,22 +150,28 @@ class StoreAudit:
                         _shown(found))  # fmt: skip
 
     def _count_rows(self, group: str, version: int) -> None:
-        """Row states, and newest ones, that no commit wrote would be too many."""
-        states, places, last = 0, 0, None
+        """Look for row states that no commit wrote, and for newest ones that are not the newest of their row."""
+        states, last = 0, None
+        newest, told = self._store.newest(group), self._wrong_latest
+        wrong: bytes | None = None
         for place, row in self._store.history(group, version):
             states += 1
-            places += place != last
+            if place != last and wrong is None:
+                found = next(newest, None)
+                if found is None or found[0] != place or (found[1] != row and (group, place) not in told):
+                    wrong = place
             last = place
-            if row.version > version:
-                return  # the store moved on
-        newest = sum(row.version <= version for _, row in self._store.newest(group))
+        if wrong is None and (more := next(newest, None)) is not None:
+            wrong = more[0]
         head = self._store.head(group)
         if head is None or head.version != version:
-            return
-        for what, wanted, found in (("row states", self._rows[group], states), ("newest rows", places, newest)):
-            if wanted != found:
-                self._found(-1, group, version, f"the store holds {what} that the log does not, or lacks some",
-                            str(wanted), str(found))  # fmt: skip
+            return  # the store moved on
+        if self._rows[group] != states:
+            self._found(-1, group, version, "the store holds row states that the log does not, or lacks some",
+                        str(self._rows[group]), str(states))  # fmt: skip
+        if wrong is not None:
+            self._found(-1, group, version, f"latest: of {_shown(wrong)} it is not the newest state that stands there, "
+                        "or one too many, or none")  # fmt: skip
 
 
 class _Shadow:
