@@ -43,13 +43,10 @@ def replay(
     """Rebuild what `at` names (a version, branch or tag of `group`, a time, or a tag of the whole store; None: the
     newest) into `into`.
 
-    `into` must not exist or be empty; it appears whole or not at all. Raises Invalid, NotFound for an unknown
+    `into` must not exist or be empty, and then it is taken away meanwhile; it appears whole or not at all. Raises Invalid, NotFound for an unknown
     reference or group, Misconfigured, BrokenLog, and Unavailable for a time that the log can't close.
     """
-    if into.exists() and any(into.iterdir()):
-        raise Misconfigured(f"{into} is not empty; a replay needs a fresh directory")
-    into.parent.mkdir(parents=True, exist_ok=True)
-    with _fresh_directory(into) as directory:
+    with _fresh_directory(into.absolute()) as directory:
         wanted = _wanted(log, directory, at, group)
         numbers = list(range(log.ids.partitions)) if group is None else [partition_of(group, log.ids.partitions)]
         with crew(log, directory, min(processes or os.cpu_count() or 1, len(numbers))) as all_hands:
@@ -67,23 +64,46 @@ def replay(
 @contextmanager
 def _fresh_directory(into: Path) -> Iterator[Path]:
     """A directory beside `into` that takes its name at the end, and is gone if that is not reached: at once, or with
-    the next replay where this one is killed."""
-    prefix = f".{into.name}-"
-    for left in into.parent.glob(f"{glob.escape(prefix)}*"):
-        _remove_unless_held(left)
-    directory = Path(tempfile.mkdtemp(prefix=prefix, dir=into.parent))
+    the next replay where this one is killed. Raises Misconfigured."""
+    directory = _begun(into)
     held = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(held, fcntl.LOCK_EX)
         yield directory
-        if into.exists():
-            into.rmdir()
-        directory.rename(into)
+        try:
+            directory.rename(into)  # in place of an empty directory that came to be there meanwhile, too
+        except OSError as error:
+            raise Misconfigured(f"{into} can't be made: {error}", path=str(into)) from error
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
         raise
     finally:
         os.close(held)
+
+
+def _begun(into: Path) -> Path:
+    """A directory beside `into`, whose place is free. Raises Misconfigured where it can't be had: now, and not when all is
+    folded."""
+    prefix = f".{into.name}.versolog-replay-"
+    try:
+        if into.is_dir():
+            if any(into.iterdir()):
+                raise Misconfigured(f"{into} is not empty; a replay needs a fresh directory")
+            if into.samefile(Path.cwd()):
+                raise Misconfigured(f"{into} is where you stand; a replay needs a fresh directory")
+            into.rmdir()
+        elif into.exists():
+            raise Misconfigured(f"{into} is a file; a replay needs a fresh directory")
+        into.parent.mkdir(parents=True, exist_ok=True)
+        for left in into.parent.glob(f"{glob.escape(prefix)}*"):
+            _remove_unless_held(left)
+        return Path(tempfile.mkdtemp(prefix=prefix, dir=into.parent))
+    except OSError as error:
+        raise Misconfigured(
+            f"no replay can be made in {into}: {error.strerror or error}. Name a directory that does not exist yet, beside "
+            "which one can be made",
+            path=str(into),
+        ) from error
 
 
 def _remove_unless_held(directory: Path) -> None:
