@@ -404,6 +404,59 @@ async def test_a_batch_and_a_rehearsal_are_passed_on_too(tmp_path: Path) -> None
             assert (rehearsal.status_code, rehearsal.json()["counts"]["rows"]) == (200, 0)
 
 
+async def test_lines_that_another_node_decides_keep_their_order(tmp_path: Path) -> None:
+    """Whoever they are passed on to."""
+    groups = [f"g{number}" for number in range(8)]
+    lines = [
+        {"id": f"{group}-{number}", "group": group, "expect_head": number, "changes": [
+            {"op": "put", "table": "t", "key": "k", "row": {"n": number}}]}
+        for number in range(40) for group in groups
+    ]  # fmt: skip
+    async with two_nodes(tmp_path) as clients:
+        for client in clients:
+            content = b"\n".join(map(orjson.dumps, lines))
+            told = [
+                json.loads(line) for line in (await client.post("/v1/transactions:batch", content=content)).iter_lines()
+            ]
+            assert [(one["id"], one["outcome"]) for one in told] == [(line["id"], "committed") for line in lines]
+
+
+async def test_what_is_not_taken_holds_back_the_lines_behind_it_on_its_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sent again, it would come behind them."""
+    monkeypatch.setattr("versolog.projections.node.UNDER_WAY_MAX", 1)
+    async with house(tmp_path) as (built, client):
+        send = built.node.send
+
+        def once_full(tx: Transaction) -> Any:
+            try:
+                return send(tx)
+            finally:
+                if tx.id == "b-1":
+                    monkeypatch.setattr("versolog.projections.node.UNDER_WAY_MAX", 9)
+
+        monkeypatch.setattr(built.node, "send", once_full)
+        lines = [Transaction(name[0], id=name).put("t", "k", {}).to_json() for name in ("a-1", "b-1", "b-2", "a-2")]
+        told = await client.post("/v1/transactions:batch", content=b"\n".join(map(orjson.dumps, lines)))
+        outcomes = {one["id"]: (one["outcome"], one.get("code")) for one in map(json.loads, told.iter_lines())}
+        late = ("undecided", "too-many-requests")
+        assert (outcomes["b-1"], outcomes["b-2"]) == (late, late)
+        assert (outcomes["a-1"][0], outcomes["a-2"][0]) == ("committed", "committed")
+        assert (await client.get("/v1/groups/b")).status_code == 404
+
+
+async def test_the_longest_page_of_groups_is_asked_of_all_nodes(tmp_path: Path) -> None:
+    async with two_nodes(tmp_path) as (even, odd):
+        names = sorted(f"g{number}" for number in range(6))
+        for name in names:
+            assert (await even.put(f"/v1/groups/{name}/tables/t/rows/k", json={})).status_code == 201
+        for client in (even, odd):
+            told = await client.get("/v1/groups", params={"limit": "10000"})
+            assert (told.status_code, told.json()["cursor"]) == (200, None)
+            assert [group["group"] for group in told.json()["groups"]] == names
+
+
 async def test_less_of_a_batch_is_under_way_where_single_writes_come(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,6 +35,8 @@ from versolog.streams.versions import AncestorRef, At, Ref, TimeRef, parse_ref, 
 
 UNDER_WAY_MAX = 20_000
 """Transactions that may wait for their outcome on one node at once."""
+STEPS_AT_ONCE = 100
+"""Ancestors that are looked up on the event loop; more are in a thread."""
 TICK_AGAIN_S = 0.25
 MARKERS_AFTER_S = 0.05
 AWAY_AFTER_S = 5.0
@@ -308,6 +310,8 @@ class Node:
         time_ms = _time_in(ref)
         if time_ms is not None:
             await self.closed(partition, time_ms, timeout_s, groups=(group,))
+        if isinstance(ref, AncestorRef) and len(ref.steps) > STEPS_AT_ONCE:
+            return await asyncio.to_thread(resolve_ref, partition.store, group, ref, branch)
         return resolve_ref(partition.store, group, ref, branch)
 
     async def closed(

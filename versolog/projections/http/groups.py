@@ -16,6 +16,7 @@ from versolog.projections.http.reads import FORWARDED, Place, open_newest, open_
 from versolog.projections.http.refs import OperationQuery, branches_at, operation_of, tags_at
 from versolog.projections.http.relay import Relay, asked_of
 from versolog.projections.http.request import (
+    LIMIT_MAX,
     Asked,
     AtQuery,
     Flag,
@@ -34,6 +35,10 @@ from versolog.projections.partition import Partition
 from versolog.schemas.errors import Invalid, Malformed, NotFound
 from versolog.schemas.times import millis_to_text
 from versolog.streams.state import MAIN, SETTINGS_TABLE
+
+
+SURPLUS = 2
+"""Groups that a node is asked for beyond a page: the one that the page comes after, and one that says that there are more."""
 
 
 class GroupsQuery(WaitQuery):
@@ -85,6 +90,7 @@ class Groups:
         after = "" if query.cursor is None else str(cursor.unseal(listing, query.cursor)[0])
         start = max(query.prefix, query.start, after)
         forwarded = FORWARDED in request.headers
+        limit = query.limit if forwarded else min(query.limit, LIMIT_MAX - SURPLUS)
         timeout_s = wait_s(request, query.wait)
 
         def mine() -> list[Partition]:
@@ -93,16 +99,16 @@ class Groups:
         asked_first = mine()
         await asyncio.gather(*(self._node.stored(partition, None, timeout_s) for partition in asked_first))
         here = [partition for partition in mine() if partition in asked_first]  # one lost may lack what was told meanwhile
-        found = await asyncio.to_thread(_heads, here, start, query.limit + 2)
+        found = await asyncio.to_thread(_heads, here, start, limit + SURPLUS)
         if not forwarded:
             others = set(range(self._node.count)) - {partition.number for partition in here}
-            asked = {"start": start, "limit": str(query.limit + 2)}
+            asked = {"start": start, "limit": str(limit + SURPLUS)}
             wanted = [] if self._node.read_only else sorted(others)
             for told in await self._relay.gather(wanted, "/v1/groups", asked, timeout_s):
                 found |= {group["group"]: group for group in told["groups"]}
         names = sorted(name for name in found if name > after and name.startswith(query.prefix))
-        page = names[: query.limit]
-        following = cursor.seal(listing, [page[-1]]) if len(names) > query.limit else None
+        page = names[:limit]
+        following = cursor.seal(listing, [page[-1]]) if len(names) > limit else None
         told = {"groups": [found[name] for name in page], "cursor": following}
         return answer.document(told, headers={"cache-control": answer.ASK_AGAIN})
 

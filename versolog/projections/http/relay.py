@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
@@ -46,6 +46,8 @@ BROKEN = (httpx.TransportError, AttributeError)
 """What sending fails with. The second comes from anyio on uvloop, which looks at the socket of a connection that broke as it
 was made: there is none any more."""
 
+_NOT_OWNER = ("not-owner", "recovering")
+"""Codes of a node that is not the owner, or not yet."""
 _PROBLEM = {"type", "title", "status", "detail", "code"}
 
 
@@ -108,13 +110,25 @@ class Relay:
         found = await self._send(elsewhere, tx, timeout_s)
         return Response(found.content, found.status_code, _answer_headers(found))
 
-    async def outcome(self, elsewhere: Elsewhere, tx: Transaction, timeout_s: float) -> dict[str, Any]:
-        """As `transaction`, for a line of a batch: the body alone."""
-        found = await self._send(elsewhere, tx, timeout_s)
-        body = _document(found)
-        if "outcome" in body:
-            return {name: value for name, value in body.items() if name not in ("type", "title", "status")}
-        raise Unavailable(body.get("detail", "the owner did not say how it ended"), id=tx.id)
+    async def outcomes(
+        self, elsewhere: Elsewhere, txs: Sequence[Transaction], timeout_s: float
+    ) -> list[dict[str, Any]]:
+        """The owner's answers to the lines of a batch, in their order; asked anew once where it has moved. Raises
+        Unavailable, and then some may have been taken."""
+        asked = self._client.build_request(
+            "POST",
+            "http://owner",
+            headers={"content-type": answer.NDJSON, "versolog-wait": f"{timeout_s:.3f}", FORWARDED: "1"},
+            content=b"\n".join(orjson.dumps(tx.to_json()) for tx in txs),
+            timeout=_timeout(timeout_s + BEYOND_WAIT_S),
+        )
+        for is_last in (False, True):
+            found = await self._ask_owner(elsewhere, asked, b"/v1/transactions:batch")
+            told = _lines(found, len(txs))
+            if is_last or not all(one.get("code") in _NOT_OWNER for one in told):
+                break
+            await self._node.owners(refresh=True)
+        return told
 
     async def completed(self, outcome: Outcome, timeout_s: float) -> Outcome:
         """The outcome of a transaction over several partitions, with the hashes of the commits that other nodes made.
@@ -285,11 +299,23 @@ def _document(found: httpx.Response) -> dict[str, Any]:
     )
 
 
+def _lines(found: httpx.Response, count: int) -> list[dict[str, Any]]:
+    """The `count` outcomes of a batch that a node answered. Raises Unavailable where they are not all there."""
+    with suppress(orjson.JSONDecodeError):
+        told = [orjson.loads(line) for line in found.content.splitlines()]
+        if found.is_success and len(told) == count and all(isinstance(one, dict) and "outcome" in one for one in told):
+            return told
+    raise Unavailable(
+        f"{found.request.url.netloc.decode()} answers {found.status_code} and not the outcomes of {count} lines",
+        code="owner-away",
+    )
+
+
 async def _is_not_owner(found: httpx.Response) -> bool:
     if found.status_code != 503:
         return False
     body = await found.aread()
-    return b'"not-owner"' in body or b'"recovering"' in body
+    return any(f'"{code}"'.encode() in body for code in _NOT_OWNER)
 
 
 def _timeout(answer_s: float) -> httpx.Timeout:

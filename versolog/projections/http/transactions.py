@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 from urllib.parse import quote, unquote
@@ -34,7 +34,7 @@ from versolog.projections.http.request import (
 from versolog.projections.metrics import HttpMetrics
 from versolog.projections.node import Elsewhere, Node, Sent
 from versolog.schemas.documents import from_text
-from versolog.schemas.errors import Invalid, Malformed, NotFound, Undecided, VersologError
+from versolog.schemas.errors import Invalid, Malformed, NotFound, Unavailable, Undecided, VersologError
 from versolog.schemas.outcome import Outcome
 from versolog.schemas.times import millis_to_text
 from versolog.schemas.topics import partition_of
@@ -54,6 +54,8 @@ SLICE_LINES = 25
 SLICE_AFTER_S = 0.1
 """A slice is read after so long whatever waits: one line that waits for others does not stop the rest."""
 FLUSH_BYTES = 64 * 1024
+PASSED_AT_ONCE = 500
+"""Lines in one request to another node."""
 WHY_LATE_S = 1.0
 """How long it may take to find out for what a late transaction waits: who asked has waited long enough."""
 
@@ -175,7 +177,8 @@ class Writes:
     async def _batch(self, request: Request, timeout_s: float) -> AsyncGenerator[bytes]:
         """The outcome of each line, in order, each as soon as those before it are known."""
         asked = _UnderWay(self._batch_waits_max_s)
-        reader = asyncio.create_task(self._read_batch(request, asked, timeout_s))
+        order = _Order(self._relay, timeout_s, forwarded=FORWARDED in request.headers)
+        reader = asyncio.create_task(self._read_batch(request, asked, order, timeout_s))
         told = bytearray()
         try:
             while (line := await asked.first()) is not None:
@@ -194,16 +197,17 @@ class Writes:
             reader.cancel()
             await asyncio.wait({reader})
             asked.forget()
+            order.end()
 
     def _batch_waits_max_s(self) -> float:
         is_alone = time.monotonic() - self._single_s > SINGLE_WRITES_EXPECTED_S
         return BATCH_WAITS_ALONE_MAX_S if is_alone else BATCH_WAITS_MAX_S
 
-    async def _read_batch(self, request: Request, asked: _UnderWay, timeout_s: float) -> None:
+    async def _read_batch(self, request: Request, asked: _UnderWay, order: _Order, timeout_s: float) -> None:
         count = 0
         try:
             async for line in lines(request.stream(), BODY_BYTES_MAX):
-                asked.append(self._send(line, timeout_s))
+                asked.append(self._send(line, order, timeout_s))
                 count += 1
                 if count % SLICE_LINES == 0:
                     await asyncio.sleep(0)
@@ -211,9 +215,10 @@ class Writes:
         finally:
             asked.end()
 
-    def _send(self, line: bytes | VersologError, timeout_s: float) -> _Line:
+    def _send(self, line: bytes | VersologError, order: _Order, timeout_s: float) -> _Line:
         """Send what one line holds."""
         tx_id: str | None = None
+        tx: Transaction | None = None
         try:
             if isinstance(line, VersologError):
                 raise line
@@ -221,10 +226,14 @@ class Writes:
             tx_id = asked.get("id") if isinstance(asked, dict) and isinstance(asked.get("id"), str) else None
             tx = Transaction.from_json(asked)
             tx_id = tx.id
+            order.refuse_behind(tx)
             return _Sent(self._node.send(tx), tx, time.monotonic() + timeout_s, self._relay)
         except Elsewhere as elsewhere:
-            return _Passed(asyncio.create_task(self._relay.outcome(elsewhere, tx, timeout_s)), tx)
+            assert tx is not None, "it was sent"
+            return order.pass_on(elsewhere, tx)
         except VersologError as error:
+            if tx is not None and error.retriable:
+                order.hold_back(tx.groups, error)
             return _Settled(_unsent(tx_id, error))
 
     async def outcome(self, request: Request) -> Response:
@@ -326,26 +335,100 @@ class _Sent:
 
 
 class _Passed:
-    """A line that another node was asked to send."""
+    """A line that another node is asked to send."""
 
-    def __init__(self, task: asyncio.Task[dict[str, Any]], tx: Transaction) -> None:
-        self._task, self._tx = task, tx
+    def __init__(self, tx: Transaction) -> None:
+        self.tx = tx
+        self._told = asyncio.get_running_loop().create_future()
+
+    def settle(self, told: dict[str, Any]) -> None:
+        if not self._told.done():
+            self._told.set_result(told)
 
     @property
     def is_settled(self) -> bool:
-        return self._task.done()
+        return self._told.done()
 
     async def outcome(self, metrics: HttpMetrics) -> dict[str, Any]:
-        try:
-            return await self._task
-        except VersologError as error:
-            return _unsent(self._tx.id, error)
+        told: dict[str, Any] = await self._told
+        return told
 
     def forget(self) -> None:
-        self._task.cancel()
+        self._told.cancel()
 
 
 _Line = _Settled | _Sent | _Passed
+
+
+class _Order:
+    """Keeps the lines of each group of one batch in order.
+
+    Once a line is not taken for the moment, what comes behind it on its groups is not taken either: it would be decided
+    before the line that is sent again. Lines for a partition that only another node sees go there in one request after
+    the other, each with all that have come by then.
+    """
+
+    def __init__(self, relay: Relay, timeout_s: float, *, forwarded: bool) -> None:
+        self._relay, self._timeout_s, self._forwarded = relay, timeout_s, forwarded
+        self._held: dict[str, tuple[str, str]] = {}
+        """By group, the code and the reason of the line that was not taken."""
+        self._queues: dict[int, deque[_Passed]] = {}
+        self._passing: dict[int, asyncio.Task[None]] = {}
+
+    def hold_back(self, groups: Iterable[str], error: VersologError) -> None:
+        """Take nothing more on these groups."""
+        self._held.update(dict.fromkeys(groups, (error.code, error.detail)))
+
+    def refuse_behind(self, tx: Transaction) -> None:
+        """Raise Unavailable where `tx` comes behind a line that was not taken."""
+        for group in tx.groups:
+            if group in self._held:
+                code, detail = self._held[group]
+                raise Unavailable(
+                    f"a line before it on {group!r} was not taken ({detail}): send both again, in their order", code=code
+                )
+
+    def pass_on(self, elsewhere: Elsewhere, tx: Transaction) -> _Line:
+        """Have the owner send `tx`, behind those that it was asked to send before."""
+        if self._forwarded:
+            error = elsewhere.mistaken()
+            self.hold_back(tx.groups, error)
+            return _Settled(_unsent(tx.id, error))
+        number, line = elsewhere.partition, _Passed(tx)
+        queue = self._queues.setdefault(number, deque())
+        queue.append(line)
+        if number not in self._passing or self._passing[number].done():
+            self._passing[number] = asyncio.create_task(self._pass_on(elsewhere, queue))
+        return line
+
+    def end(self) -> None:
+        """Ask no more."""
+        for task in self._passing.values():
+            task.cancel()
+
+    async def _pass_on(self, elsewhere: Elsewhere, queue: deque[_Passed]) -> None:
+        while queue:
+            some = [queue.popleft() for _ in range(min(len(queue), PASSED_AT_ONCE))]
+            for line in some:
+                try:
+                    self.refuse_behind(line.tx)
+                except Unavailable as behind:
+                    line.settle(_unsent(line.tx.id, behind))
+            if asked := [line for line in some if not line.is_settled]:
+                await self._ask(elsewhere, asked)
+
+    async def _ask(self, elsewhere: Elsewhere, lines: Sequence[_Passed]) -> None:
+        try:
+            told = await self._relay.outcomes(elsewhere, [line.tx for line in lines], self._timeout_s)
+        except VersologError as error:
+            for line in lines:
+                self.hold_back(line.tx.groups, error)
+                line.settle(_unsent(line.tx.id, error))
+            return
+        for line, one in zip(lines, told, strict=True):
+            if one["outcome"] == "undecided" and one.get("code") != Undecided.code:
+                self.hold_back(line.tx.groups, Unavailable(one.get("detail", ""), code=one.get("code")))
+            line.settle(one)
 
 
 class _UnderWay:
