@@ -290,6 +290,23 @@ def test_many_are_sent_at_once_and_answered_in_order(db: Client) -> None:
     assert db.row("g1", "t", "sum").row == {"n": 1_500}
 
 
+def test_what_ends_a_batch_names_the_ids_whose_outcomes_it_did_not_tell(db: Client) -> None:
+    large = Transaction("g", id="large").put("t", "a", {"x": "x" * 510_000}).put("t", "b", {"x": "x" * 510_000})
+    sents = db.send_many(
+        [Transaction("g", id="first").put("t", "k", {}), large, Transaction("g", id="last").put("t", "k", {})]
+    )
+    assert next(sents).transaction_id == "first"
+    with pytest.raises(TooLarge, match="may be decided") as broken:
+        next(sents)
+    assert broken.value.facts["ids"] == ["large", "last"]
+    with (
+        answering(httpx.ConnectError("nobody there"), retry_for_s=0.1) as (away, _),
+        pytest.raises(Unavailable) as lost,
+    ):
+        next(away.send_many([Transaction("g", id="a").put("t", "k", {}), Transaction("g", id="b").put("t", "k", {})]))
+    assert lost.value.facts["ids"] == ["a", "b"]
+
+
 def test_a_transaction_undecided_at_first_is_sent_again_until_it_is(served: Served) -> None:
     served.house.log.held = True
     with Client(served.url, timeout_s=0.2, retry_for_s=10) as db:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from http import HTTPStatus
@@ -154,6 +154,17 @@ def given_up(call: Call[Any], again: Again) -> VersologError:
     error.facts.setdefault("id", tx.id)
     error.facts.setdefault("group", tx.home)
     error.detail += f"; it may have been done: ask for the outcome of {tx.id}, or send it again with that id"
+    error.args = (error.detail,)
+    return error
+
+
+def broken_off(error: VersologError, untold: Sequence[Transaction]) -> VersologError:
+    """What a batch ends in whose other transactions' outcomes are not told: with their ids."""
+    error.facts["ids"] = [tx.id for tx in untold]
+    error.detail += (
+        f"; {len(untold):,} transactions of this batch have no outcome here, and may be decided: their ids are in "
+        '`facts["ids"]`'
+    )
     error.args = (error.detail,)
     return error
 

@@ -129,12 +129,22 @@ class Client:
         return self._note(self._do(calls.send(tx)))
 
     def send_many(self, transactions: Iterable[Transaction]) -> Iterator[Outcome]:
-        """Send many, each independent of the others, and yield their outcomes in the same order, refused ones too."""
+        """Send many, each independent of the others, and yield their outcomes in the same order, refused ones too.
+
+        What ends it otherwise has in `facts["ids"]` the ids of those that were taken from `transactions` and whose
+        outcomes were not yielded. They may have been decided: ask for them by their ids, or send the same again.
+        """
         remaining = iter(transactions)
         while some := list(islice(remaining, calls.BATCH_LINES)):
-            told: list[Outcome | None] = self._do(calls.send_many(some))
-            for tx, outcome in zip(some, told, strict=True):
-                yield self._note(outcome if outcome is not None else self._decided(tx))
+            yielded = 0
+            try:
+                told: list[Outcome | None] = self._do(calls.send_many(some))
+                for tx, outcome in zip(some, told, strict=True):
+                    decided = outcome if outcome is not None else self._decided(tx)
+                    yielded += 1
+                    yield self._note(decided)
+            except VersologError as error:
+                raise calls.broken_off(error, some[yielded:]) from error.__cause__
 
     def put(self, group: str, table: str, key: str, row: Mapping[str, Any], **about: Any) -> Outcome:
         """The row shall be `row`. `about` as for `transaction`."""
