@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.inprocess import Served
-from versolog import Client
+from versolog import Client, Transaction
 
 Run = Callable[..., str]
 TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}")
@@ -101,9 +101,10 @@ def test_a_log_is_drawn_as_a_graph(run: Run) -> None:
         "* 1  (time)  ann  write  first",
     ]
     assert run("log", "UA", "--graph", "--all") == run("log", "UA", "--graph")
-    assert (
-        run("log", "UA", "--at", "plan", "--graph", "--limit", "1") == "* 3  (plan)  (time)  bob  write  other gate\n"
-    )
+    assert run("log", "UA", "--at", "plan", "--graph", "--limit", "1").splitlines() == [
+        "* 3  (plan)  (time)  bob  write  other gate",
+        "· there are more commits; --limit shows more",
+    ]
     assert lines(run("log", "UA", "--graph", "--json"))[0]["graph"] == {
         "parents": [4, 3], "branches": ["main"], "tags": [],
     }  # fmt: skip
@@ -137,8 +138,8 @@ def test_differences_are_counted_and_told_by_field(run: Run) -> None:
     assert run("diff", "UA", "1", "5").splitlines() == [
         "version 1 → 5",
         "2 rows differ (1 added, 1 changed)",
-        "table    key  field      before  after      ",
-        "flights  k1   gate.name  A1      B2         ",
+        "table    key  field      before  after",
+        "flights  k1   gate.name  A1      B2",
         'flights  k2   added              {"delay":5}',
     ]
     since = json.loads(run("diff", "UA", "before...plan", "--json"))
@@ -174,6 +175,19 @@ def test_what_people_wrote_is_shown_as_they_wrote_it(served: Served, run: Run) -
     assert row in run("history", "UA", "[t]", "[bold]")
     assert "[red]ann[/]" in run("log", "UA")
     assert "'[/x]'" in run("get", "UA", "[t]", "[/x]", status=1)
+
+
+def test_what_is_piped_is_not_cut_and_says_where_there_is_more(served: Served, run: Run) -> None:
+    row = {"text": "long " * 60}
+    with Client(served.url) as db:
+        list(db.send_many(Transaction("UA").put("t", f"k{number:04}", row) for number in range(1_100)))
+    told = run("rows", "UA", "t", "--limit", "3").splitlines()
+    assert [line for line in told if row["text"] in line] == told[1:4]
+    assert told[4:] == ["· there are more rows; --limit shows more"]
+    assert "more" not in run("rows", "UA", "t", "--limit", "1100")
+    assert run("read", "UA/t").count("k0") + run("read", "UA/t").count("k1") == 1_100
+    (read,) = lines(run("read", "UA/t", "--json"))
+    assert [row["key"] for row in read["results"][0]["rows"]] == [f"k{number:04}" for number in range(1_100)]
 
 
 def test_groups_are_read_together_and_the_whole_store_is_tagged(served: Served, run: Run) -> None:

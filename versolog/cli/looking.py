@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from typing import Annotated, Any
 from urllib.parse import unquote
@@ -11,8 +12,8 @@ from urllib.parse import unquote
 import typer
 
 from versolog.cli.graph import Node, draw
-from versolog.cli.shown import errors_told, out, print_json, print_table, spelled
-from versolog.client import Client, Counts, LoggedCommit, Range, Read, RowChange, TableChanges
+from versolog.cli.shown import errors_told, more_told, out, print_json, print_table, spelled
+from versolog.client import Client, Counts, LoggedCommit, Moment, Range, Read, RowChange, TableChanges
 from versolog.client.calls import PAGE_COMMITS
 from versolog.schemas.errors import Invalid
 from versolog.schemas.times import micros_from, millis_to_text
@@ -57,7 +58,7 @@ def rows(
 ) -> None:  # fmt: skip
     """The rows of a table, all of one version."""
     with connected(url, as_json) as client:
-        found = islice(client.rows(group, table, at, branch=branch, prefix=prefix, where=where), limit)
+        found = _some(client.rows(group, table, at, branch=branch, prefix=prefix, where=where), limit, "rows")
         _show(found, as_json, ("key", "version", "row"), lambda row: (row.key, row.version, row.row))
 
 
@@ -67,7 +68,7 @@ def history(
 ) -> None:  # fmt: skip
     """What happened to a row, the newest first."""
     with connected(url, as_json) as client:
-        found = islice(client.history(group, table, key, at, branch=branch), limit)
+        found = _some(client.history(group, table, key, at, branch=branch), limit, "changes")
         titles = ("version", "committed at", "author", "type", "message", "row")
         _show(found, as_json, titles, lambda past: (
             past.version, past.committed_at, past.author, past.type or past.operation, past.message,
@@ -112,11 +113,11 @@ def log(
             page=min(limit, PAGE_COMMITS),
         )  # fmt: skip
         if graph and not as_json:
-            for line in draw(map(_node, islice(listed, limit))):
+            for line in draw(map(_node, _some(listed, limit, "commits"))):
                 out.print(line, soft_wrap=True)
             return
         titles = ("version", "branch", "committed at", "author", "operation", "type", "message")
-        _show(islice(listed, limit), as_json, titles, lambda entry: (
+        _show(_some(listed, limit, "commits"), as_json, titles, lambda entry: (
             entry.version, entry.branch, entry.committed_at, entry.author, entry.operation, entry.type, entry.message,
         ))  # fmt: skip
 
@@ -177,7 +178,7 @@ def groups(
 ) -> None:  # fmt: skip
     """The groups there are."""
     with connected(url, as_json) as client:
-        found = islice(client.groups(prefix), limit)
+        found = _some(client.groups(prefix), limit, "groups")
         titles = ("group", "version", "committed at")
         _show(found, as_json, titles, lambda group: (group.group, group.version, group.committed_at))
 
@@ -206,7 +207,7 @@ def read(
 ) -> None:  # fmt: skip
     """Rows of many groups at one moment, each transaction whole or not at all."""
     with connected(url, as_json) as client:
-        found = client.read(*map(_read_named, rows), at=at)
+        found = _whole(client, [_read_named(name) for name in rows], at)
         if as_json:
             print_json(found)
             return
@@ -240,6 +241,28 @@ def outcome(
     """How a transaction ended, as JSON."""
     with connected(url, as_json=True) as client:
         print_json(client.outcome(transaction_id, group).to_json())
+
+
+def _whole(client: Client, reads: Sequence[Read], at: str | None) -> Moment:
+    """What is read, the ranges to their ends."""
+    found = client.read(*reads, at=at)
+    for asked, result in zip(reads, found.results, strict=True):
+        after = result.after if isinstance(result, Range) else None
+        while after is not None:
+            more = client.read(replace(asked, after=after), at=found.at).range(0)
+            assert isinstance(result, Range), "it goes on"
+            result.rows.extend(more.rows)
+            after = more.after
+    return replace(
+        found, results=[replace(one, after=None) if isinstance(one, Range) else one for one in found.results]
+    )
+
+
+def _some(found: Iterator[Any], limit: int, what: str) -> Iterator[Any]:
+    """The first of them; that there are more is told beside."""
+    yield from islice(found, limit)
+    if next(found, None) is not None:
+        more_told(what)
 
 
 def _node(entry: LoggedCommit) -> Node:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import orjson
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -86,11 +87,32 @@ def print_json(value: Any) -> None:
 
 
 def print_table(titles: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
-    """A table for people: no borders, so that it can be cut and pasted."""
-    table = Table(*titles, box=None, pad_edge=False, header_style="bold")
+    """A table for people: no borders, so that it can be cut and pasted, and nothing cut off. On a terminal what is too
+    wide is folded; else each row stands on one line."""
+    cells = [[spelled(cell) for cell in line] for line in lines]
+    if not out.is_terminal:
+        _print_plain(titles, cells)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    for line in cells:
+        table.add_row(*line)
+    out.print(table)
+
+
+def _print_plain(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    lines = [[cell.replace("\n", " ") for cell in line] for line in ([titles, *cells] if any(titles) else cells)]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
-        table.add_row(*(spelled(cell) for cell in line))
-    out.print(table, soft_wrap=not out.is_terminal)
+        print(
+            "  ".join(cell + " " * (width - cell_len(cell)) for cell, width in zip(line, widths, strict=True)).rstrip()
+        )
+
+
+def more_told(what: str) -> None:
+    """That not all there is was shown, beside the answers."""
+    err.print(f"· there are more {what}; --limit shows more", soft_wrap=True)
 
 
 def rows_told(count: int, verb: str) -> str:
