@@ -21,7 +21,8 @@ from versolog.broker.process import ProcessIdentity
 from versolog.schemas.errors import Misconfigured
 from versolog.up import Plan, Running, _kept, running
 
-READY_S = 20.0
+READY_S = 60.0
+"""On however slow a machine."""
 CTRL_C_S = 10.0
 BACK_S = 30.0
 

@@ -78,6 +78,7 @@ class KafkaIntake:
     def _connect(self) -> Producer:
         return Producer(
             {
+                "message.max.bytes": RECORD_LIMIT_BYTES,
                 **self._kafka,
                 "client.id": "versolog-intake",
                 "enable.idempotence": True,  # a retry inside librdkafka neither doubles nor reorders
@@ -86,7 +87,6 @@ class KafkaIntake:
                 "compression.type": "lz4",
                 "delivery.timeout.ms": DELIVERY_TIMEOUT_MS,
                 "queue.buffering.max.messages": QUEUE_RECORDS_MAX,
-                "message.max.bytes": RECORD_LIMIT_BYTES,
             }
         )
 

@@ -151,10 +151,11 @@ class Writes:
 
     async def _why_late(self, late: Undecided, tx: Transaction) -> Undecided:
         """`late`, with the partitions that the transaction waits for, as far as they can soon be told."""
-        is_of_one = len({partition_of(group, self._node.count) for group in tx.groups}) == 1
+        numbers = {partition_of(group, self._node.count) for group in tx.groups}
+        is_of_one, is_ours = len(numbers) == 1, numbers <= {partition.number for partition in self._node.owned()}
         try:
             async with asyncio.timeout(WHY_LATE_S):
-                mine = await self._waiting(tx.id, here_only=is_of_one)
+                mine = await self._waiting(tx.id, here_only=is_of_one and is_ours)
         except (TimeoutError, VersologError):
             return late  # it is in the log all the same, and its sender has to hear that
         if not mine:
@@ -381,6 +382,8 @@ class _Order:
 
     def refuse_behind(self, tx: Transaction) -> None:
         """Raise Unavailable where `tx` comes behind a line that was not taken."""
+        if not self._held:
+            return
         for group in tx.groups:
             if group in self._held:
                 code, detail = self._held[group]
