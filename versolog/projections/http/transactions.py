@@ -56,7 +56,7 @@ SLICE_AFTER_S = 0.1
 FLUSH_BYTES = 64 * 1024
 PASSED_AT_ONCE = 500
 """Lines in one request to another node."""
-WHY_LATE_S = 1.0
+WHY_LATE_S = 2.0
 """How long it may take to find out for what a late transaction waits: who asked has waited long enough."""
 
 
@@ -153,11 +153,11 @@ class Writes:
         """`late`, with the partitions that the transaction waits for, as far as they can soon be told."""
         numbers = {partition_of(group, self._node.count) for group in tx.groups}
         is_of_one, is_ours = len(numbers) == 1, numbers <= {partition.number for partition in self._node.owned()}
-        try:
-            async with asyncio.timeout(WHY_LATE_S):
-                mine = await self._waiting(tx.id, here_only=is_of_one and is_ours)
-        except (TimeoutError, VersologError):
-            return late  # it is in the log all the same, and its sender has to hear that
+        mine = await self._waiting(tx.id, here_only=True)
+        if not (is_of_one and is_ours):
+            with suppress(TimeoutError, VersologError):  # it is in the log all the same, and its sender has to hear that
+                async with asyncio.timeout(WHY_LATE_S):
+                    mine = await self._waiting(tx.id)
         if not mine:
             if is_of_one:
                 return late
