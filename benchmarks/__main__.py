@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -47,6 +49,8 @@ BENCHMARKS: dict[str, Callable[[Bench], Iterator[Result]]] = {
 }
 LENGTHY = ("spanning", "outages", "soak")
 """Left out unless they are named, or all is measured in full."""
+KEPT_BYTES_MAX = 64 * 1024 * 1024
+"""Of one log of a run that went wrong."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     results.extend(BENCHMARKS[name](bench))
             except WrongResultError as wrong:
                 say(f"WRONG RESULT, nothing is told: {wrong}")
+                say(f"  what its processes said: {_kept_logs(Path(scratch), asked.results)}")
                 return 1
     took_s = time.monotonic() - begun
     run = report.Run(datetime.now(UTC), sizes, machine.described(), bench.loads, results, took_s)
@@ -82,6 +87,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         README.write_text(report.put_between_markers(README.read_text(), run.markdown()))
         say(f"written: {REFERENCE}, {SPEEDS}, {GROWTH} and the table in {README}")
     return 0
+
+
+def _kept_logs(scratch: Path, results: Path) -> Path:
+    """Copies of the logs of workers, of Kafka and of RocksDB, which would go with the scratch directory."""
+    into = results / f"failed-{datetime.now(UTC):%Y-%m-%d-%H%M%S}"
+    for path in scratch.rglob("*"):
+        # Files whose names are numbers are data: of Kafka's topics, of RocksDB's writes.
+        is_log = path.name == "LOG" or (path.suffix == ".log" and not path.stem.isdecimal())
+        if path.is_file() and is_log and path.stat().st_size < KEPT_BYTES_MAX:
+            kept = into / path.relative_to(scratch)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # Kafka still runs
+                shutil.copyfile(path, kept)
+    return into
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -16,6 +16,7 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import flames, large, pictures, report
+from benchmarks.__main__ import _kept_logs
 from benchmarks.bare import Server, bare_server
 from benchmarks.bench import Round, Sizes
 from benchmarks.load import built_in, load, whole_answer
@@ -380,3 +381,13 @@ def test_a_large_store_has_the_rows_and_histories_that_it_says(rows: int, long: 
 def test_the_memory_of_a_process_is_told() -> None:
     most, now = memory_mib(os.getpid()), memory_mib(os.getpid(), most=False)
     assert 5 < now <= most * 1.01
+
+
+def test_a_run_that_went_wrong_keeps_what_its_processes_said(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    said = ["w/worker.log", "kafka/logs/broker.log", "w/partition-0/LOG"]
+    for name in (*said, "w/partition-0/000012.log", "kafka/data/t-0/00000000000000000000.log", "w/partition-0/1.sst"):
+        (scratch / name).parent.mkdir(parents=True, exist_ok=True)
+        (scratch / name).write_text(name)
+    kept = _kept_logs(scratch, tmp_path / "results")
+    assert sorted(str(path.relative_to(kept)) for path in kept.rglob("*") if path.is_file()) == sorted(said)
