@@ -184,11 +184,7 @@ class Cluster:
         def all_owned() -> bool:
             return sorted(number for worker in self.running() for number in worker.owned()) == wanted
 
-        try:
-            eventually(all_owned, within_s, "every partition is owned")
-        except AssertionError as late:
-            states = {worker.name: worker.partitions() for worker in self.running()}
-            raise AssertionError(f"{late}: {states}") from None
+        self._eventually(all_owned, within_s, "every partition is owned")
 
     def level(self, within_s: float = READY_WITHIN_S) -> None:
         """Wait until every worker has all that is in the log now, of every partition."""
@@ -197,8 +193,12 @@ class Cluster:
         def is_level() -> bool:
             return all(worker.level(now_s, self.partitions) for worker in self.running())
 
+        self._eventually(is_level, within_s, "all workers have all")
+
+    def _eventually(self, condition: Callable[[], bool], within_s: float, what: str) -> None:
+        """As `eventually`; how the partitions stand is told where it does not come."""
         try:
-            eventually(is_level, within_s, "all workers have all")
+            eventually(condition, within_s, what)
         except AssertionError as late:
             states = {worker.name: worker.partitions() for worker in self.running()}
             raise AssertionError(f"{late}: {states}") from None

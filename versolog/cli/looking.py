@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from itertools import islice
 from typing import Annotated, Any
 from urllib.parse import unquote
@@ -246,16 +247,20 @@ def outcome(
 def _whole(client: Client, reads: Sequence[Read], at: str | None) -> Moment:
     """What is read, the ranges to their ends."""
     found = client.read(*reads, at=at)
-    for asked, result in zip(reads, found.results, strict=True):
-        after = result.after if isinstance(result, Range) else None
-        while after is not None:
-            more = client.read(replace(asked, after=after), at=found.at).range(0)
-            assert isinstance(result, Range), "it goes on"
-            result.rows.extend(more.rows)
-            after = more.after
-    return replace(
-        found, results=[replace(one, after=None) if isinstance(one, Range) else one for one in found.results]
-    )
+    results = [
+        _to_its_end(client, asked, one, found.at) if isinstance(one, Range) else one
+        for asked, one in zip(reads, found.results, strict=True)
+    ]
+    return replace(found, results=results)
+
+
+def _to_its_end(client: Client, asked: Read, first: Range, at: datetime) -> Range:
+    rows, after = list(first.rows), first.after
+    while after is not None:
+        more = client.read(replace(asked, after=after), at=at).range(0)
+        rows += more.rows
+        after = more.after
+    return replace(first, rows=rows, after=None)
 
 
 def _some(found: Iterator[Any], limit: int, what: str) -> Iterator[Any]:

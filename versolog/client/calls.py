@@ -153,18 +153,22 @@ def given_up(call: Call[Any], again: Again) -> VersologError:
         return error
     error.facts.setdefault("id", tx.id)
     error.facts.setdefault("group", tx.home)
-    error.detail += f"; it may have been done: ask for the outcome of {tx.id}, or send it again with that id"
-    error.args = (error.detail,)
-    return error
+    return _saying(error, f"it may have been done: ask for the outcome of {tx.id}, or send it again with that id")
 
 
 def broken_off(error: VersologError, untold: Sequence[Transaction]) -> VersologError:
     """What a batch ends in whose other transactions' outcomes are not told: with their ids."""
     error.facts["ids"] = [tx.id for tx in untold]
-    error.detail += (
-        f"; {len(untold):,} transactions of this batch have no outcome here, and may be decided: their ids are in "
-        '`facts["ids"]`'
+    return _saying(
+        error,
+        f"{len(untold):,} transactions of this batch have no outcome here, and may be decided: their ids are in "
+        '`facts["ids"]`',
     )
+
+
+def _saying(error: VersologError, more: str) -> VersologError:
+    """The same error, which says `more`, too."""
+    error.detail += f"; {more}"
     error.args = (error.detail,)
     return error
 

@@ -268,9 +268,10 @@ class Node:
         raise elsewhere.mistaken() if forwarded else elsewhere
 
     async def stored(self, partition: Partition, group: str | None, timeout_s: float) -> None:
-        """Wait for the batch that changes `group`, or any group, just now, if there is one: another node, which follows the log, may have
-        told its client of it before it is in the store of its owner. Raises Unavailable."""
-        await _passed(partition, lambda: partition.committing(group), "a change" if group is None else f"a change of {group!r}", timeout_s)
+        """Wait for the batch that changes `group`, or any group, just now, if there is one: another node, which follows
+        the log, may have told its client of it before it is in the store of its owner. Raises Unavailable."""
+        what = "a change" if group is None else f"a change of {group!r}"
+        await _passed(partition, lambda: partition.committing(group), what, timeout_s)
 
     def refuse_recovering(self) -> None:
         """Raise Unavailable while a partition is being taken over here: what it holds can't be told."""

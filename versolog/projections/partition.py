@@ -29,7 +29,8 @@ class Partition:
         self.known_settled: Callable[[Collection[str] | None], Settled | None] = _not_deciding
         """What `settled` is by its owner here, who knows more than the store; None where that is elsewhere."""
         self.committing: Callable[[str | None], object | None] = _committing_nothing
-        """The batch by which its owner here changes a group, or any group, just now: in the log perhaps, and not yet in the store."""
+        """The batch by which its owner here changes a group, or any group, just now: in the log perhaps, and not yet in
+        the store."""
         self.deciding: Callable[[str], object | None] = _committing_nothing
         """The batch by which it ends a transaction just now."""
         self.waiting: Callable[[], list[Waiting]] = list

@@ -43,8 +43,9 @@ def replay(
     """Rebuild what `at` names (a version, branch or tag of `group`, a time, or a tag of the whole store; None: the
     newest) into `into`.
 
-    `into` must not exist or be empty, and then it is taken away meanwhile; it appears whole or not at all. Raises Invalid, NotFound for an unknown
-    reference or group, Misconfigured, BrokenLog, and Unavailable for a time that the log can't close.
+    `into` must not exist or be empty, and then it is taken away meanwhile; it appears whole or not at all. Raises
+    Invalid, NotFound for an unknown reference or group, Misconfigured, BrokenLog, and Unavailable for a time that the
+    log can't close.
     """
     with _fresh_directory(into.absolute()) as directory:
         wanted = _wanted(log, directory, at, group)

@@ -189,9 +189,10 @@ class Committer:
         first_kept: Callable[[int], int],
         failed: Callable[[BaseException], None],
     ) -> None:
-        """Commits, and whatever else blocks, take `threads`; operations that take long have `asiders`, so that many of them
-        hold up no commit. `first_kept` answers the first offset that `transactions[partition]` still holds; it may block. `failed` is
-        called on the event loop when a commit failed: `take` would say so too, but it may be long until the next."""
+        """Commits, and whatever else blocks, take `threads`; operations that take long have `asiders`, so that many of
+        them hold up no commit. `first_kept` answers the first offset that `transactions[partition]` still holds; it may
+        block. `failed` is called on the event loop when a commit failed: `take` would say so too, but it may be long
+        until the next."""
         self._partition, self._partitions = partition, partitions
         self._replica, self._kafka, self._topics, self._codec = replica, kafka, topics, codec
         self._ballots, self._pace = ballots, pace
@@ -302,8 +303,8 @@ class Committer:
         return settled_at(None) if checkpoint is None else participant.settled(groups, checkpoint)
 
     def committing(self, group: str | None) -> Layer | None:
-        """The batch on its way into the store, where it changes `group`, or any group: who follows the log may have read it there already,
-        and told of it."""
+        """The batch on its way into the store, where it changes `group`, or any group: who follows the log may have read
+        it there already, and told of it."""
         layer = self._committing
         if layer is None or group is None:
             return layer

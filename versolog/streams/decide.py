@@ -448,11 +448,9 @@ def _parents(effect: Effect, branch: Branch, version: int) -> list[int]:
 def _cut(whole: Record) -> list[Piece]:
     """The commit as pieces that each fit a record, every one naming the hash of the one before. The first alone has the
     operation's arguments and the refs; a schema that rows met stands beside the first row of its table."""
-    met = {one["table"]: one for one in whole["schemas"]}
-    for change in whole["changes"]:
-        met.pop(change["table"], None)
-    first = {**whole, "changes": [], "schemas": list(met.values())}
-    met = {one["table"]: one for one in whole["schemas"] if one["table"] not in met}
+    changed = {change["table"] for change in whole["changes"]}
+    met = {one["table"]: one for one in whole["schemas"] if one["table"] in changed}
+    first = {**whole, "changes": [], "schemas": [one for one in whole["schemas"] if one["table"] not in changed]}
     rest = {**first, "arguments": "", "refs": [], "schemas": []}
     rest_bytes = len(commit_body(rest)) + SPARE_BYTES
     runs = [first]
