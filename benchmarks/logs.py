@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Producer as KafkaProducer
 from confluent_kafka.admin import AdminClient
 
+from benchmarks.machine import SPEED_EVERY_S, speed_now
 from benchmarks.measured import WrongResultError
 from benchmarks.workloads import Workload, item_moved
 from versolog.schemas import codec as avro
@@ -32,6 +34,8 @@ FLUSH_TIMEOUT_S = 60.0
 READ_TIMEOUT_S = 30.0
 READ_AT_ONCE = 5_000
 PACE_S = 0.01
+SPEEDS_LATEST = 20
+"""The pace follows the median of so many: five seconds' worth."""
 MADE = 20_000
 """Transactions that `pace` makes before it begins, and sends again and again under fresh ids."""
 
@@ -84,21 +88,37 @@ def fill(log: Log, transactions: Iterable[Transaction]) -> None:
             write(producer.record(tx))
 
 
-def pace(log: Log, per_s: float, over: Path) -> int:
-    """Write so many transactions of one change a second, evenly, until there is a file `over`; how many they were.
+class Paced(NamedTuple):
+    """What `pace` has sent."""
+
+    transactions: int
+    speeds: list[float]
+    """The machine's, one after the other, in shares of the usual."""
+
+
+def pace(log: Log, per_s: float, usual_speed: float, over: Path) -> Paced:
+    """Write transactions of one change, evenly, until there is a file `over`: `per_s` of them where the machine is as
+    fast as usual (`speed_now`), and fewer or more as it gets slower or faster.
 
     They are made before and get fresh ids as they are sent, for this shares the processors with what is measured.
     """
     with _written(log) as (producer, write):
         made = [(tx.id.encode(), producer.record(tx)) for tx in map(item_moved, range(MADE))]
-        begun_s, count = time.perf_counter(), 0
+        count, due = 0, 0.0
+        speeds: list[float] = [speed_now() / usual_speed]
+        before_s = looked_s = time.perf_counter()
         while not over.exists():
-            due = int((time.perf_counter() - begun_s) * per_s)
-            for number in range(count, due):
+            now_s = time.perf_counter()
+            if now_s - looked_s > SPEED_EVERY_S:
+                speeds.append(speed_now() / usual_speed)
+                looked_s = now_s
+            due += (now_s - before_s) * per_s * median(speeds[-SPEEDS_LATEST:])
+            before_s = now_s
+            for number in range(count, int(due)):
                 write(_renewed(*made[number % MADE]))
-            count = max(count, due)
+            count = int(due)
             time.sleep(PACE_S)
-    return count
+    return Paced(count, speeds)
 
 
 def _renewed(made_as: bytes, record: TransactionRecord) -> TransactionRecord:

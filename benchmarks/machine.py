@@ -7,7 +7,10 @@ import os
 import platform
 import shutil
 import subprocess
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +22,9 @@ from versolog.broker.jars import KAFKA_VERSION
 PACKAGES = ("versolog", "confluent-kafka", "faust-streaming", "aiokafka", "fastavro", "rocksdict", "uvicorn", "uvloop",
             "httptools", "orjson")  # fmt: skip
 LOOK_S = 0.2
+LOOPS = 20_000
+"""Of Python, by which the processor's speed is told: a few milliseconds."""
+SPEED_EVERY_S = 0.25
 HASHED_RECORDS = 2_000_000
 
 
@@ -89,6 +95,35 @@ def _wrk_version() -> str | None:
         return None
     told = subprocess.run(["wrk", "--version"], capture_output=True, text=True, check=False).stdout
     return " ".join(told.split()[:2]) or None
+
+
+def speed_now() -> float:
+    """How much Python a second of this thread's processor time is good for just now, in loops: less where the other
+    thread of the core has much to do, or the machine under this one; the same whoever else waits for the processor."""
+    seen: dict[int, int] = {}
+    begun = time.thread_time()
+    for number in range(LOOPS):
+        seen[number & 1_023] = number
+    return LOOPS / (time.thread_time() - begun)
+
+
+@contextmanager
+def speeds() -> Iterator[list[float]]:
+    """`speed_now` again and again meanwhile, in a thread: of a process that has nothing else to do."""
+    found: list[float] = [speed_now()]
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(SPEED_EVERY_S):
+            found.append(speed_now())
+
+    looking = threading.Thread(target=look, name="speeds")
+    looking.start()
+    try:
+        yield found
+    finally:
+        over.set()
+        looking.join()
 
 
 def hash_records() -> float:
