@@ -104,21 +104,22 @@ def pace(log: Log, per_s: float, usual_speed: float, over: Path) -> Paced:
     """
     with _written(log) as (producer, write):
         made = [(tx.id.encode(), producer.record(tx)) for tx in map(item_moved, range(MADE))]
-        count, due = 0, 0.0
-        speeds: list[float] = [speed_now() / usual_speed]
-        before_s = looked_s = time.perf_counter()
+        speeds: list[float] = []
+        due = 0.0
+        before_s = time.perf_counter()
+        looked_s = before_s - SPEED_EVERY_S
         while not over.exists():
             now_s = time.perf_counter()
-            if now_s - looked_s > SPEED_EVERY_S:
+            if now_s - looked_s >= SPEED_EVERY_S:
                 speeds.append(speed_now() / usual_speed)
+                per_s_now = per_s * median(speeds[-SPEEDS_LATEST:])
                 looked_s = now_s
-            due += (now_s - before_s) * per_s * median(speeds[-SPEEDS_LATEST:])
+            sent, due = int(due), due + (now_s - before_s) * per_s_now
             before_s = now_s
-            for number in range(count, int(due)):
+            for number in range(sent, int(due)):
                 write(_renewed(*made[number % MADE]))
-            count = int(due)
             time.sleep(PACE_S)
-    return Paced(count, speeds)
+    return Paced(int(due), speeds)
 
 
 def _renewed(made_as: bytes, record: TransactionRecord) -> TransactionRecord:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from statistics import median
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from benchmarks import workloads
 from benchmarks.bench import Bench, Worker, process_apart
@@ -35,6 +35,9 @@ SETTLED_WITHIN_S = 30.0
 FLAT = 1.2
 """How many times as much as in the second quarter it may be in the last: in the first one caches fill."""
 LOOK_EVERY_S = 0.5
+
+
+T = TypeVar("T")
 
 
 class Slice(NamedTuple):
@@ -79,7 +82,7 @@ def measure(bench: Bench) -> Iterator[Result]:
     if found.digest != live:
         raise WrongResultError(f"the replay has the digest {found.digest}, and the worker {live}")
     bench.forget(log)
-    yield from _results(seconds, per_s, slices, sent, decided)
+    yield from _results(seconds, top.per_s, slices, sent, decided)
 
 
 def _settled(worker: Worker, sent: int) -> int:
@@ -95,17 +98,14 @@ def _settled(worker: Worker, sent: int) -> int:
     return before
 
 
-def _results(seconds: float, per_s: float, slices: Sequence[Slice], sent: Paced, decided: int) -> Iterator[Result]:
-    quarter = SLICES // 4
-    part = len(sent.speeds) // 4
-    quarters = (sent.speeds[part * number : part * (number + 1)] for number in range(4))
-    told = ", ".join(f"{median(some):.2f}" for some in quarters)
+def _results(seconds: float, top_per_s: float, slices: Sequence[Slice], sent: Paced, decided: int) -> Iterator[Result]:
+    told = ", ".join(f"{median(_quarter(sent.speeds, number)):.2f}" for number in range(4))
     checked = (
         f"none of {decided:,} refused; the digest of a replay is the worker's; in the four quarters the machine had "
         f"{told} of the speed at which 100% was measured"
     )
-    early, late = slices[quarter : 2 * quarter], slices[-quarter:]
-    name = f"{seconds / 60:.0f} minutes at {SHARE:.0%} of {per_s / SHARE:,.0f} commits/s, the last quarter"
+    early, late = _quarter(slices, 1), _quarter(slices, 3)
+    name = f"{seconds / 60:.0f} minutes at {SHARE:.0%} of {top_per_s:,.0f} commits/s, the last quarter"
 
     def result(what: str, unit: str, values: Callable[[Slice], float]) -> Result:
         before, after = (Series.of(values(one) for one in some) for some in (early, late))
@@ -115,3 +115,9 @@ def _results(seconds: float, per_s: float, slices: Sequence[Slice], sent: Paced,
     yield result("memory", MIB, lambda one: one.memory_mib)
     yield result(f"one HTTP write, {WRITES_PER_S}/s: p50", MILLISECONDS, lambda one: one.latency.p50_ms)
     yield result(f"one HTTP write, {WRITES_PER_S}/s: p99", MILLISECONDS, lambda one: one.latency.p99_ms)
+
+
+def _quarter(series: Sequence[T], number: int) -> Sequence[T]:
+    """The `number`th of its four quarters, from 0 on."""
+    length = len(series) // 4
+    return series[length * number : length * (number + 1)]
